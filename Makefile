@@ -1,0 +1,60 @@
+# SafeLicensing. `make` lists what there is.
+SHELL := /bin/bash
+PYTHON ?= python3.11
+VENV := .venv
+BIN := $(VENV)/bin
+DATASET ?=
+ARGS ?=
+export PYTHONWARNINGS ?= ignore
+
+.DEFAULT_GOAL := help
+.PHONY: help setup run test test-fast lint format compile stop status clean benchmarks
+
+help: ## List the targets
+	@grep -hE '^[a-z-]+:.*## ' $(MAKEFILE_LIST) | sed -E 's/:[^#]*## /|/' | awk -F'|' '{printf "  %-12s %s\n", $$1, $$2}'
+
+setup: $(VENV)/.installed ## Make .venv from constraints.txt (implied by the others)
+
+$(VENV)/.installed: pyproject.toml constraints.txt
+	@command -v $(PYTHON) >/dev/null || { echo "python 3.11 is needed: set PYTHON=/path/to/python3.11" >&2; exit 2; }
+	@echo "installing into $(VENV) (some minutes, once)" >&2
+	@$(PYTHON) -m venv $(VENV)
+	@$(BIN)/pip install -q -c constraints.txt -e '.[all,dev]' 2> $(VENV)/install.log || { tail -20 $(VENV)/install.log >&2; exit 1; }
+	@touch $@
+
+run: setup ## Run the whole pipeline here and leave the endpoint running (DATASET=folder|zip|s3://…|synthetic://…)
+	@$(BIN)/platecrypt run $(if $(DATASET),--dataset '$(DATASET)') $(ARGS)
+
+test: setup ## Run every test (trains small models, starts servers)
+	@$(BIN)/pytest -q $(ARGS)
+
+test-fast: setup ## Run the tests that need neither training nor servers
+	@$(BIN)/pytest -q -m 'not slow' $(ARGS)
+
+lint: setup ## Check style, types, import rules and that the compiled pipeline is fresh
+	@$(BIN)/ruff check .
+	@$(BIN)/ruff format --check .
+	@$(BIN)/mypy
+	@$(BIN)/lint-imports
+	@$(BIN)/platecrypt compile --check
+
+format: setup ## Format the code
+	@$(BIN)/ruff check --fix -q . || true
+	@$(BIN)/ruff format .
+
+compile: setup ## Write pipelines/compiled/training.yaml
+	@$(BIN)/platecrypt compile
+
+stop: setup ## Stop what `make run` left running
+	@$(BIN)/platecrypt stop
+
+status: setup ## List what is running
+	@$(BIN)/platecrypt status
+
+benchmarks: setup ## Measure: tables and pictures go to build/benchmarks
+	@for script in benchmarks/*.py; do $(BIN)/python $$script || exit 1; done
+
+clean: ## Stop everything; remove .platecrypt and build output (never .venv)
+	@if [ -x $(BIN)/platecrypt ]; then $(BIN)/platecrypt stop; fi
+	@rm -rf .platecrypt build dist *.egg-info .pytest_cache .mypy_cache .ruff_cache .import_linter_cache .hypothesis
+	@find . -name __pycache__ -not -path './$(VENV)/*' -prune -exec rm -rf {} +
