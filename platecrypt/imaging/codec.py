@@ -1,0 +1,138 @@
+"""Picture files to pixels and back: sizes are checked before a pixel is decoded.
+
+Pixels are upright: an EXIF orientation is applied on decoding, so boxes, regions and recovered
+pixels all mean the picture as a viewer shows it. What is encoded again carries no orientation and
+none of the source's metadata; depth is 8 bit, grey and CMYK become RGB, an alpha channel is dropped
+(its colours stay visible).
+"""
+
+import hashlib
+from dataclasses import dataclass, field
+from typing import get_args
+
+import numpy as np
+import numpy.typing as npt
+
+from platecrypt.errors import BadInputError
+from platecrypt.imaging.containers import Format, read_header
+
+Pixels = npt.NDArray[np.uint8]
+
+MAX_BYTES = 64 * 1024 * 1024
+"""Default limit of a file, bytes."""
+MAX_PIXELS = 100_000_000
+"""Default limit of a picture, pixels: about 300 MB decoded."""
+QUALITY = 92
+
+_SUFFIX: dict[Format, str] = {"jpeg": ".jpg", "png": ".png", "webp": ".webp"}
+_WEBP_LOSSLESS = 101
+
+
+@dataclass(frozen=True, eq=False)
+class Image:
+    """A decoded picture.
+
+    Attributes:
+        pixels: (H, W, 3) uint8, RGB, upright.
+        format: 'jpeg', 'png' or 'webp'.
+        lossless: the file kept every pixel (PNG, lossless WebP).
+        source: the bytes it was decoded from.
+        sha256: of `source`, hexadecimal.
+        sealed: the envelopes the file carries.
+    """
+
+    pixels: Pixels = field(repr=False)
+    format: Format
+    lossless: bool
+    source: bytes = field(repr=False)
+    sha256: str
+    sealed: tuple[bytes, ...] = field(repr=False)
+
+    @property
+    def width(self) -> int:
+        """Pixels across, upright."""
+        return int(self.pixels.shape[1])
+
+    @property
+    def height(self) -> int:
+        """Pixels down, upright."""
+        return int(self.pixels.shape[0])
+
+
+def decode(data: bytes, *, max_bytes: int = MAX_BYTES, max_pixels: int = MAX_PIXELS) -> Image:
+    """Decode a JPEG, PNG or WebP file.
+
+    Args:
+        data: the file.
+        max_bytes: longest file accepted.
+        max_pixels: largest width * height accepted, checked before anything is allocated.
+
+    Raises:
+        BadInputError: too long, too large, animated, truncated, damaged, or not such an image.
+    """
+    import cv2
+
+    if len(data) > max_bytes:
+        raise BadInputError(f"the image has {len(data)} bytes, more than the {max_bytes} allowed")
+    header = read_header(data)
+    if header.width < 1 or header.height < 1:
+        raise BadInputError(f"the image is {header.width} x {header.height} pixels: nothing to see")
+    if header.width * header.height > max_pixels:
+        raise BadInputError(
+            f"the image is {header.width} x {header.height} pixels, more than the {max_pixels} "
+            "allowed; scale it down"
+        )
+    if header.animated:
+        raise BadInputError("the image is animated; give its frames one by one")
+    try:
+        pixels = cv2.imdecode(np.frombuffer(data, np.uint8), cv2.IMREAD_COLOR_RGB)
+    except cv2.error:
+        pixels = None
+    stored = (header.height, header.width)
+    if pixels is None or pixels.shape[:2] not in (stored, stored[::-1]):
+        raise BadInputError(f"the {header.format} image is damaged or cut short; fetch it again")
+    digest = hashlib.sha256(data).hexdigest()
+    return Image(pixels, header.format, header.lossless, data, digest, header.sealed)
+
+
+def encode(
+    pixels: Pixels,
+    format: Format,  # noqa: A002
+    *,
+    quality: int = QUALITY,
+    lossless: bool = False,
+) -> bytes:
+    """Encode pixels as a file without metadata.
+
+    Args:
+        pixels: (H, W, 3) uint8, RGB.
+        format: 'jpeg', 'png' or 'webp'.
+        quality: 1..100, for JPEG and lossy WebP.
+        lossless: WebP keeps every pixel (PNG always does, JPEG never).
+
+    Raises:
+        BadInputError: an unknown format, a quality out of range, or a picture that the format
+            cannot hold (more than 65535 pixels a side in JPEG, 16383 in WebP).
+        ValueError: `pixels` has another shape or type.
+    """
+    import cv2
+
+    if pixels.dtype != np.uint8 or pixels.ndim != 3 or pixels.shape[2] != 3:
+        raise ValueError(f"pixels are {pixels.dtype} {pixels.shape}, not uint8 (H, W, 3)")
+    if format not in get_args(Format):
+        raise BadInputError(f"format {format!r} is none of {', '.join(get_args(Format))}")
+    if not 1 <= quality <= 100:
+        raise BadInputError(f"quality {quality} is not within 1..100")
+    options: list[int] = []
+    if format == "jpeg":
+        options = [cv2.IMWRITE_JPEG_QUALITY, quality]
+    elif format == "webp":
+        options = [cv2.IMWRITE_WEBP_QUALITY, _WEBP_LOSSLESS if lossless else quality]
+    try:
+        done, data = cv2.imencode(_SUFFIX[format], cv2.cvtColor(pixels, cv2.COLOR_RGB2BGR), options)
+    except cv2.error:
+        done = False
+    if not done:
+        height, width = pixels.shape[:2]
+        raise BadInputError(f"{width} x {height} pixels cannot be written as {format}")
+    return bytes(data)

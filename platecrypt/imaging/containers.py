@@ -1,0 +1,336 @@
+"""Where sealed data lives in a picture file, and what a file's header says before it is decoded.
+
+One blob a file: `SLEB` | version 1 | three zero bytes | u32 count | each envelope after its u32
+length (little-endian). It is carried
+
+- in JPEG by APP9 segments (APP11 belongs to JPEG XT and C2PA): `SLE1` and a zero byte, the first
+  8 bytes of the blob's SHA-256, u16 index, u16 count, a piece of the blob;
+- in PNG by one `slEp` chunk (ancillary, private, safe to copy);
+- in WebP by one `SLE1` chunk of the extended format.
+
+The parsers read headers only, never trust a length, and stop after `MAX_PARTS` parts.
+"""
+
+import hashlib
+import re
+import struct
+import zlib
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
+from typing import Literal
+
+from platecrypt.errors import BadInputError
+
+Format = Literal["jpeg", "png", "webp"]
+
+MAX_PARTS = 100_000
+"""Segments or chunks in one file; a real file has a few thousand at most."""
+MAX_ENVELOPES = 10_000
+"""In one file: several times the regions that one picture may have."""
+
+_BLOB_HEAD = struct.Struct("<4sB3sI")
+_BLOB_MAGIC = b"SLEB"
+_BLOB_VERSION = 1
+_JPEG_MARK = b"SLE1\0"
+_JPEG_PART = struct.Struct("<8sHH")
+_JPEG_PIECE = 0xFFFF - 2 - len(_JPEG_MARK) - _JPEG_PART.size
+_JPEG_START = b"\xff\xd8"
+_APP9 = 0xE9
+_SOS, _EOI, _COM = 0xDA, 0xD9, 0xFE
+_NEXT_MARKER = re.compile(rb"\xff[^\x00\xff]")
+_PNG_START = b"\x89PNG\r\n\x1a\n"
+_PNG_SEALED = b"slEp"
+_WEBP_SEALED = b"SLE1"
+_WEBP_ANIMATED, _WEBP_ALPHA = 0x02, 0x10
+
+
+@dataclass(frozen=True)
+class Header:
+    """What the outside of a file says.
+
+    Attributes:
+        format: 'jpeg', 'png' or 'webp'.
+        width, height: pixels as stored, before any EXIF rotation.
+        animated: it holds more than one picture in time.
+        lossless: its pixels were not quantised (PNG, lossless WebP).
+        sealed: the envelopes it carries, in order.
+        insert_at: byte offset at which sealed data goes in.
+    """
+
+    format: Format
+    width: int
+    height: int
+    animated: bool
+    lossless: bool
+    sealed: tuple[bytes, ...]
+    insert_at: int
+
+
+def read_header(data: bytes) -> Header:
+    """Read the header and the sealed data of a JPEG, PNG or WebP file; no pixel is decoded.
+
+    Raises:
+        BadInputError: it is none of the three, it ends too early, or its sealed data is damaged.
+    """
+    if not data:
+        raise BadInputError("the image is empty (0 bytes)")
+    if data.startswith(_JPEG_START):
+        return _jpeg(data)
+    if data.startswith(_PNG_START):
+        return _png(data)
+    if data[:4] == b"RIFF" and data[8:12] == b"WEBP":
+        return _webp(data)
+    raise BadInputError("this is not a JPEG, PNG or WebP image; give one of these")
+
+
+def read_sealed(data: bytes) -> list[bytes]:
+    """The envelopes in a file, in order; an empty list where it carries none.
+
+    Raises:
+        BadInputError: see `read_header`.
+    """
+    return list(read_header(data).sealed)
+
+
+def embed(data: bytes, envelopes: Sequence[bytes]) -> bytes:
+    """The file with `envelopes` inside; its picture is not touched.
+
+    Raises:
+        BadInputError: see `read_header`; or it carries sealed data already.
+    """
+    header = read_header(data)
+    if header.sealed:
+        raise BadInputError("the image carries sealed plates already; recover it first")
+    if not envelopes:
+        return data
+    if len(envelopes) > MAX_ENVELOPES:
+        raise BadInputError(f"{len(envelopes)} envelopes, a file holds at most {MAX_ENVELOPES}")
+    blob = _pack(envelopes)
+    if header.format == "webp":
+        return _webp_with(data, header, blob)
+    parts = _png_chunk(blob) if header.format == "png" else _jpeg_segments(blob)
+    return b"".join((data[: header.insert_at], parts, data[header.insert_at :]))
+
+
+def _pack(envelopes: Sequence[bytes]) -> bytes:
+    parts = [_BLOB_HEAD.pack(_BLOB_MAGIC, _BLOB_VERSION, bytes(3), len(envelopes))]
+    for envelope in envelopes:
+        parts += [struct.pack("<I", len(envelope)), envelope]
+    return b"".join(parts)
+
+
+def _unpack(blob: bytes) -> tuple[bytes, ...]:
+    if len(blob) < _BLOB_HEAD.size or blob[:4] != _BLOB_MAGIC:
+        raise _damaged()
+    _, version, reserved, count = _BLOB_HEAD.unpack_from(blob)
+    if version != _BLOB_VERSION:
+        raise BadInputError(
+            f"the sealed data has version {version}, this program reads {_BLOB_VERSION}; update it"
+        )
+    if any(reserved) or count > MAX_ENVELOPES:
+        raise _damaged()
+    at, envelopes = _BLOB_HEAD.size, []
+    for _ in range(count):
+        if at + 4 > len(blob):
+            raise _damaged()
+        (size,) = struct.unpack_from("<I", blob, at)
+        at += 4 + size  # one that reaches too far is noticed by the next, or below
+        envelopes.append(blob[at - size : at])
+    if at != len(blob) or not envelopes:
+        raise _damaged()
+    return tuple(envelopes)
+
+
+def _jpeg(data: bytes) -> Header:
+    size: tuple[int, int] | None = None
+    insert_at: int | None = None
+    pieces: list[bytes] = []
+    for marker, start, payload_at, end in _jpeg_parts(data):
+        if not (0xE0 <= marker <= 0xEF or marker == _COM) and insert_at is None:
+            insert_at = start
+        if marker == _APP9 and data.startswith(_JPEG_MARK, payload_at, end):
+            pieces.append(data[payload_at + len(_JPEG_MARK) : end])
+        # C0..CF are frame headers, but for DHT (C4), JPG (C8) and DAC (CC).
+        if 0xC0 <= marker <= 0xCF and marker not in (0xC4, 0xC8, 0xCC):
+            if end - payload_at < 6:
+                raise _cut("JPEG")
+            size = struct.unpack_from(">HH", data, payload_at + 1)
+    if size is None or insert_at is None:
+        raise _cut("JPEG")
+    return Header("jpeg", size[1], size[0], False, False, _join(pieces), insert_at)
+
+
+def _jpeg_parts(data: bytes) -> Iterator[tuple[int, int, int, int]]:
+    """Marker, its offset, offset and end of its payload; up to the first scan."""
+    at = len(_JPEG_START)
+    for _ in range(MAX_PARTS):
+        found = _NEXT_MARKER.search(data, at)  # bytes before a marker are skipped, as decoders do
+        if found is None:
+            raise _cut("JPEG")
+        marker = data[found.end() - 1]
+        start, at = found.span()
+        if marker == 0x01 or 0xD0 <= marker <= 0xD7:  # stand alone
+            continue
+        if marker == _EOI or at + 2 > len(data):
+            raise _cut("JPEG")
+        end = at + int.from_bytes(data[at : at + 2], "big")
+        if end < at + 2 or end > len(data):
+            raise _cut("JPEG")
+        yield marker, start, at + 2, end
+        if marker == _SOS:
+            return
+        at = end
+    raise _too_many()
+
+
+def _jpeg_segments(blob: bytes) -> bytes:
+    identity = hashlib.sha256(blob).digest()[:8]
+    pieces = [blob[at : at + _JPEG_PIECE] for at in range(0, len(blob), _JPEG_PIECE)]
+    if len(pieces) > 0xFFFF:
+        raise BadInputError(f"{len(blob)} bytes of sealed data do not fit into one JPEG")
+    parts = []
+    for index, piece in enumerate(pieces):
+        payload = _JPEG_MARK + _JPEG_PART.pack(identity, index, len(pieces)) + piece
+        parts += [b"\xff", bytes([_APP9]), struct.pack(">H", len(payload) + 2), payload]
+    return b"".join(parts)
+
+
+def _join(segments: list[bytes]) -> tuple[bytes, ...]:
+    """The envelopes in the APP9 segments, whatever order these came in."""
+    if not segments:
+        return ()
+    pieces: dict[int, bytes] = {}
+    sets: set[tuple[bytes, int]] = set()
+    for segment in segments:
+        if len(segment) < _JPEG_PART.size:
+            raise _damaged()
+        identity, index, count = _JPEG_PART.unpack_from(segment)
+        sets.add((identity, count))
+        pieces[index] = segment[_JPEG_PART.size :]
+    if len(sets) > 1:
+        raise BadInputError(
+            "the sealed data of several images is mixed in this file; take an unchanged copy"
+        )
+    ((identity, count),) = sets
+    if len(segments) != count or sorted(pieces) != list(range(count)):
+        raise _damaged()
+    blob = b"".join(pieces[index] for index in range(count))
+    if hashlib.sha256(blob).digest()[:8] != identity:
+        raise _damaged()
+    return _unpack(blob)
+
+
+def _png(data: bytes) -> Header:
+    size: tuple[int, int] | None = None
+    animated, sealed, envelopes = False, False, tuple[bytes, ...]()
+    for kind, at, body, end in _png_parts(data):
+        # Exactly one header, in front: a second one could announce another size to the decoder.
+        if (kind == b"IHDR") != (size is None) or (size is None and end - body != 13):
+            raise _cut("PNG")
+        if size is None:
+            size = struct.unpack_from(">II", data, body)
+        elif kind == b"acTL":
+            animated = True
+        elif kind == _PNG_SEALED:
+            (crc,) = struct.unpack_from(">I", data, end)
+            if sealed or crc != zlib.crc32(data[at + 4 : end]):
+                raise _damaged()
+            sealed, envelopes = True, _unpack(data[body:end])
+        elif kind == b"IEND":
+            return Header("png", *size, animated, True, envelopes, at)
+    raise _cut("PNG")
+
+
+def _png_parts(data: bytes) -> Iterator[tuple[bytes, int, int, int]]:
+    """Type, offset of the chunk, offset and end of its body."""
+    at = len(_PNG_START)
+    for _ in range(MAX_PARTS):
+        if at + 12 > len(data):
+            raise _cut("PNG")
+        length, kind = struct.unpack_from(">I4s", data, at)
+        end = at + 8 + length
+        if end + 4 > len(data):
+            raise _cut("PNG")
+        yield kind, at, at + 8, end
+        at = end + 4
+    raise _too_many()
+
+
+def _png_chunk(blob: bytes) -> bytes:
+    typed = _PNG_SEALED + blob
+    return struct.pack(">I", len(blob)) + typed + struct.pack(">I", zlib.crc32(typed))
+
+
+def _webp(data: bytes) -> Header:
+    chunks = dict[bytes, tuple[int, int]]()
+    (riff,) = struct.unpack_from("<I", data, 4)
+    end = 8 + riff
+    if end > len(data):
+        raise _cut("WebP")
+    at = 12
+    for _ in range(MAX_PARTS):
+        if at + 8 > end:
+            break
+        kind, length = struct.unpack_from("<4sI", data, at)
+        if at + 8 + length > end:
+            raise _cut("WebP")
+        if kind == _WEBP_SEALED and kind in chunks:
+            raise _damaged()
+        chunks.setdefault(kind, (at + 8, length))
+        at += 8 + length + length % 2
+    else:
+        raise _too_many()
+    width, height = _webp_size(data, chunks)
+    sealed: tuple[bytes, ...] = ()
+    if _WEBP_SEALED in chunks:
+        body, length = chunks[_WEBP_SEALED]
+        sealed = _unpack(data[body : body + length])
+    animated = b"ANIM" in chunks or b"ANMF" in chunks
+    return Header("webp", width, height, animated, b"VP8L" in chunks, sealed, end)
+
+
+def _webp_size(data: bytes, chunks: dict[bytes, tuple[int, int]]) -> tuple[int, int]:
+    """Width and height: of the canvas, else of the one bitstream."""
+    for kind, need in ((b"VP8X", 10), (b"VP8L", 5), (b"VP8 ", 10)):
+        if kind not in chunks:
+            continue
+        body, length = chunks[kind]
+        if length < need:
+            raise _cut("WebP")
+        if kind == b"VP8X":
+            wide, high = data[body + 4 : body + 7], data[body + 7 : body + 10]
+            return 1 + int.from_bytes(wide, "little"), 1 + int.from_bytes(high, "little")
+        if kind == b"VP8L":
+            bits = int.from_bytes(data[body + 1 : body + 5], "little")
+            return 1 + (bits & 0x3FFF), 1 + (bits >> 14 & 0x3FFF)
+        wide, high = data[body + 6 : body + 8], data[body + 8 : body + 10]
+        return int.from_bytes(wide, "little") & 0x3FFF, int.from_bytes(high, "little") & 0x3FFF
+    raise _cut("WebP")
+
+
+def _webp_with(data: bytes, header: Header, blob: bytes) -> bytes:
+    """Only the extended format may carry chunks of others: make the file one first."""
+    extended = b""
+    if data[12:16] != b"VP8X":
+        alpha = data[12:16] == b"VP8L" and data[24] & 0x10
+        canvas = b"".join((n - 1).to_bytes(3, "little") for n in (header.width, header.height))
+        flags = bytes([_WEBP_ALPHA if alpha else 0, 0, 0, 0])
+        extended = b"VP8X" + struct.pack("<I", 10) + flags + canvas
+    chunks = data[12 : header.insert_at]
+    chunk = _WEBP_SEALED + struct.pack("<I", len(blob)) + blob + b"\0" * (len(blob) % 2)
+    body = b"".join((b"WEBP", extended, chunks, b"\0" * (len(chunks) % 2), chunk))
+    return b"RIFF" + struct.pack("<I", len(body)) + body
+
+
+def _cut(kind: str) -> BadInputError:
+    return BadInputError(f"the {kind} image is damaged or ends too early; fetch it again")
+
+
+def _damaged() -> BadInputError:
+    return BadInputError(
+        "the sealed data in the image is damaged or was tampered with; take an unchanged copy"
+    )
+
+
+def _too_many() -> BadInputError:
+    return BadInputError(f"the image has more than {MAX_PARTS} parts; that is no real picture")
