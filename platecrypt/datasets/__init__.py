@@ -1,0 +1,1 @@
+"""Datasets: importing, dividing, checking and describing the images that a model learns from."""
