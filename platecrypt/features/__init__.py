@@ -1,0 +1,1 @@
+"""Image-quality features: computed once an image, kept in parquet, joined in time by Feast."""
