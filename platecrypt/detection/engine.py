@@ -1,0 +1,192 @@
+"""The detector: an ONNX file and an image in, plate boxes out."""
+
+import hashlib
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from platecrypt.detection.letterbox import Letterbox
+from platecrypt.detection.nms import suppress
+from platecrypt.errors import BadInputError
+
+DEFAULT_SIZE = 640  # YOLOv8's own, for a model that takes any size and names none
+
+
+@dataclass(frozen=True)
+class Detections:
+    """What was found in one image, best first.
+
+    Attributes:
+        boxes: `(N, 4)` float32, x1, y1, x2, y2 in pixels of the source image, inside it.
+        scores: `(N,)` float32, 0..1.
+    """
+
+    boxes: NDArray[np.float32]
+    scores: NDArray[np.float32]
+
+    def __len__(self) -> int:
+        return len(self.scores)
+
+
+class Detector:
+    """A loaded network. Safe to use from several threads.
+
+    Attributes:
+        size: side of the network's square input, pixels.
+        confidence: boxes with a score at or below it are dropped, 0..1.
+        iou: the overlap at which the weaker of two boxes is dropped, 0..1.
+        provider: the execution provider in use, e.g. "CPUExecutionProvider".
+        digest: SHA-256 of the model file, hexadecimal.
+    """
+
+    def __init__(
+        self, session: Any, *, size: int, confidence: float, iou: float, digest: str
+    ) -> None:
+        self._session = session
+        self._input = session.get_inputs()[0].name
+        self.size = size
+        self.confidence = confidence
+        self.iou = iou
+        self.digest = digest
+        self.provider = str(session.get_providers()[0])
+
+    @classmethod
+    def load(
+        cls, model: Path, *, threads: int = 1, confidence: float = 0.25, iou: float = 0.5
+    ) -> "Detector":
+        """Load an ONNX file as ultralytics exports it: `(1, 3, S, S)` in, `(1, 5, N)` out.
+
+        Args:
+            model: the file.
+            threads: of one forward pass. More than one makes ONNX Runtime spin between requests.
+            confidence: default threshold, 0..1.
+            iou: overlap threshold of non-maximum suppression, 0..1.
+
+        Raises:
+            BadInputError: the file is missing, damaged, or no detector of one class.
+        """
+        for name, value in (("confidence", confidence), ("iou", iou)):
+            if not 0 <= value <= 1:
+                raise BadInputError(f"{name} {value} is not between 0 and 1")
+        try:
+            data = model.read_bytes()
+        except OSError as error:
+            raise BadInputError(f"model {model}: {error.strerror}; train or download it") from None
+        session = _session(model, data, threads)
+        size = _input_size(model, session)
+        detector = cls(
+            session,
+            size=size,
+            confidence=confidence,
+            iou=iou,
+            digest=hashlib.sha256(data).hexdigest(),
+        )
+        detector._check_output(model)
+        return detector
+
+    def detect(self, pixels: NDArray[np.uint8], *, confidence: float | None = None) -> Detections:
+        """Find plates.
+
+        Args:
+            pixels: `(H, W, 3)` uint8, RGB, any size from 1 x 1.
+            confidence: threshold for this image instead of the detector's, 0..1.
+
+        Raises:
+            BadInputError: `pixels` is no such array, or the threshold is out of range.
+        """
+        if pixels.dtype != np.uint8 or pixels.ndim != 3 or pixels.shape[2] != 3 or not pixels.size:
+            raise BadInputError(f"an image is (H, W, 3) uint8, not {pixels.shape} {pixels.dtype}")
+        threshold = self.confidence if confidence is None else confidence
+        if not 0 <= threshold <= 1:
+            raise BadInputError(f"confidence {threshold} is not between 0 and 1")
+        letterbox = Letterbox(width=pixels.shape[1], height=pixels.shape[0], size=self.size)
+        rows = self._forward(letterbox.apply(pixels))
+        return self._read(rows, letterbox, threshold)
+
+    def _forward(self, square: NDArray[np.uint8]) -> NDArray[np.float32]:
+        """One pass: a `(S, S, 3)` uint8 square to `(5, N)` rows cx, cy, w, h, score."""
+        blob = np.ascontiguousarray(square.transpose(2, 0, 1), np.float32)[np.newaxis]
+        blob *= np.float32(1 / 255)
+        return np.asarray(self._session.run(None, {self._input: blob})[0][0], np.float32)
+
+    def _read(
+        self, rows: NDArray[np.float32], letterbox: Letterbox, threshold: float
+    ) -> Detections:
+        # NaN compares false, so a row with a broken score goes here; infinite boxes go with it.
+        rows = rows[:, (rows[4] > threshold) & np.isfinite(rows).all(axis=0)]
+        centre, half, scores = rows[:2].T, rows[2:4].T / 2, rows[4]
+        boxes = np.concatenate([centre - half, centre + half], axis=1)
+        kept = suppress(boxes, scores, iou=self.iou)
+        found = letterbox.to_source(boxes[kept])
+        has_area = (found[:, 2] > found[:, 0]) & (found[:, 3] > found[:, 1])
+        return Detections(found[has_area], np.asarray(scores[kept][has_area], np.float32))
+
+    def _check_output(self, model: Path) -> None:
+        """Run once on grey: the only proof that the graph is the one we read."""
+        try:
+            output = self._session.run(
+                None, {self._input: np.full((1, 3, self.size, self.size), 0.5, np.float32)}
+            )[0]
+        except Exception as error:  # noqa: BLE001 - ONNX Runtime's exceptions share no other base
+            raise _no_detector(model, f"it does not run ({_first_line(error)})") from None
+        if output.ndim != 3 or output.shape[:2] != (1, 5):
+            raise _no_detector(model, f"its output is {output.shape}, not (1, 5, N)")
+
+
+def find_model(folder: Path) -> Path:
+    """The one ONNX file of a model folder.
+
+    Raises:
+        BadInputError: the folder is missing, or holds none or several.
+    """
+    if not folder.is_dir():
+        raise BadInputError(f"model folder {folder} does not exist")
+    found = sorted(folder.glob("*.onnx"))
+    if len(found) != 1:
+        names = ", ".join(path.name for path in found) or "none"
+        raise BadInputError(f"model folder {folder} must hold exactly one .onnx file, not {names}")
+    return found[0]
+
+
+def _session(model: Path, data: bytes, threads: int) -> Any:
+    import onnxruntime
+
+    options = onnxruntime.SessionOptions()
+    options.intra_op_num_threads = threads
+    options.inter_op_num_threads = 1
+    options.log_severity_level = 3  # errors only: they come back as exceptions, in one line
+    available = onnxruntime.get_available_providers()
+    wanted = ("CUDAExecutionProvider", "CPUExecutionProvider")
+    providers = [name for name in wanted if name in available]
+    try:
+        return onnxruntime.InferenceSession(data, options, providers=providers)
+    except Exception as error:  # noqa: BLE001 - ONNX Runtime's exceptions share no other base
+        raise BadInputError(
+            f"model {model} cannot be loaded ({_first_line(error)}); it is damaged or no ONNX: "
+            "export it again"
+        ) from None
+
+
+def _input_size(model: Path, session: Any) -> int:
+    inputs = session.get_inputs()
+    shape = list(inputs[0].shape) if len(inputs) == 1 else []
+    if len(shape) != 4 or inputs[0].type != "tensor(float)" or shape[1] != 3:
+        raise _no_detector(model, f"its input is {shape}, not (1, 3, S, S) float")
+    if isinstance(shape[2], int):
+        if shape[2] != shape[3]:
+            raise _no_detector(model, f"its input is not square: {shape}")
+        return shape[2]
+    named = session.get_modelmeta().custom_metadata_map.get("imgsz", "")
+    digits = named.strip("[]() ").split(",")[0].strip()
+    return int(digits) if digits.isdigit() else DEFAULT_SIZE
+
+
+def _no_detector(model: Path, why: str) -> BadInputError:
+    return BadInputError(f"model {model} is no plate detector: {why}; export YOLOv8 with one class")
+
+
+def _first_line(error: Exception) -> str:
+    return str(error).strip().split("\n")[0][:200]

@@ -1,0 +1,1 @@
+"""Training: from a dataset to weights, an ONNX model, its figures and a signed verdict."""
