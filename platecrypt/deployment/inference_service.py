@@ -1,0 +1,219 @@
+"""The InferenceService of `kserve/inference_service.yaml` as a typed object.
+
+It reads what an engine needs to know of the containers and checks what KServe would only notice
+in the cluster. Everything else of the document is kept as it is, for the engine that applies it.
+"""
+
+import copy
+import re
+from collections.abc import Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from platecrypt.errors import BadInputError
+
+API_VERSION = "serving.kserve.io/v1beta1"
+KIND = "InferenceService"
+PREDICTOR = "kserve-container"
+TRANSFORMER = "transformer-container"
+MODE_ANNOTATION = "serving.kserve.io/deploymentMode"
+MODES = ("Standard", "Knative")
+REFERENCE = re.compile(r"\$\$|\$\(([A-Za-z_.\-][A-Za-z0-9_.\-]*)\)")
+
+
+@dataclass(frozen=True)
+class Variable:
+    """An environment variable: its value, or where the cluster would take it from."""
+
+    name: str
+    value: str
+    source: str = ""
+
+
+@dataclass(frozen=True)
+class Mount:
+    """A folder of a container: where it is mounted, and what kind of volume lies there.
+
+    Attributes:
+        path: inside the container.
+        kind: the volume's field in the pod, e.g. "secret" or "emptyDir".
+    """
+
+    path: str
+    kind: str
+
+
+@dataclass(frozen=True)
+class Probe:
+    """An HTTP probe: path and port inside the container."""
+
+    path: str
+    port: int
+
+
+@dataclass(frozen=True)
+class Container:
+    """One container of the service.
+
+    Attributes:
+        name: `kserve-container` or `transformer-container`.
+        command, args: as written; `$(NAME)` is not expanded yet.
+        environment: in the order in which it is written.
+        ports: name -> port inside the container.
+        mounts: its volumes.
+        readiness: the probe that says that it can serve.
+    """
+
+    name: str
+    command: tuple[str, ...]
+    args: tuple[str, ...]
+    environment: tuple[Variable, ...]
+    ports: Mapping[str, int]
+    mounts: tuple[Mount, ...]
+    readiness: Probe
+
+    def resolved_environment(self) -> dict[str, str]:
+        """The environment with `$(NAME)` expanded as Kubernetes does it.
+
+        Raises:
+            BadInputError: a variable comes from somewhere only a cluster has.
+        """
+        values: dict[str, str] = {}
+        for variable in self.environment:
+            if variable.source:
+                raise BadInputError(
+                    f"{self.name}: {variable.name} comes from {variable.source}, which only a "
+                    "cluster has; give it a value to run on this machine"
+                )
+            values[variable.name] = expand(variable.value, values)
+        return values
+
+    def argv(self) -> list[str]:
+        """Command and arguments with `$(NAME)` expanded."""
+        environment = self.resolved_environment()
+        return [expand(word, environment) for word in (*self.command, *self.args)]
+
+
+class InferenceService:
+    """A validated InferenceService document."""
+
+    def __init__(self, document: Mapping[str, Any]) -> None:
+        """Read a document.
+
+        Raises:
+            BadInputError: it is no InferenceService of the collocated kind that we serve.
+        """
+        self.document: dict[str, Any] = copy.deepcopy(dict(document))
+        try:
+            self._read()
+        except (KeyError, TypeError, AttributeError, ValueError, IndexError) as error:
+            raise BadInputError(f"no {KIND} that we can read: {error!r}") from None
+
+    @classmethod
+    def load(cls, path: Path) -> "InferenceService":
+        """Read a YAML file.
+
+        Raises:
+            BadInputError: the file is missing or no such document; the message names it.
+        """
+        import yaml
+
+        try:
+            document = yaml.safe_load(path.read_text())
+        except OSError as error:
+            raise BadInputError(f"{path}: {error.strerror}") from None
+        except (yaml.YAMLError, UnicodeDecodeError) as error:
+            raise BadInputError(f"{path} is no YAML: {str(error).splitlines()[0]}") from None
+        if not isinstance(document, dict):
+            raise BadInputError(f"{path} holds no {KIND}")
+        try:
+            return cls(document)
+        except BadInputError as error:
+            raise BadInputError(f"{path}: {error}") from None
+
+    def with_model(self, *, version: str, storage_uri: str | None = None) -> "InferenceService":
+        """A copy that serves another version of the model, from `storage_uri` where given."""
+        changed = InferenceService(self.document)
+        values = {"MODEL_VERSION": version}
+        if storage_uri is not None:
+            values["STORAGE_URI"] = storage_uri
+        for container in changed.document["spec"]["predictor"]["containers"]:
+            for variable in container.get("env", []):
+                if variable["name"] in values:
+                    variable["value"] = values[variable["name"]]
+        return InferenceService(changed.document)
+
+    def to_yaml(self) -> str:
+        """The document as YAML."""
+        import yaml
+
+        return str(yaml.safe_dump(self.document, sort_keys=False))
+
+    def _read(self) -> None:
+        document = self.document
+        found = (document.get("apiVersion"), document.get("kind"))
+        if found != (API_VERSION, KIND):
+            raise BadInputError(f"it is a {found[0]} {found[1]}, not a {API_VERSION} {KIND}")
+        self.name = str(document["metadata"]["name"])
+        mode = document["metadata"].get("annotations", {}).get(MODE_ANNOTATION)
+        if mode not in MODES:
+            raise BadInputError(
+                f"annotation {MODE_ANNOTATION} is {mode!r}; set it to one of {', '.join(MODES)}: "
+                "it cannot be changed later"
+            )
+        pod = document["spec"]["predictor"]
+        volumes = {volume["name"]: _kind(volume) for volume in pod.get("volumes", [])}
+        containers = [_container(raw, volumes) for raw in pod.get("containers", [])]
+        by_name = {container.name: container for container in containers}
+        if sorted(by_name) != [PREDICTOR, TRANSFORMER] or len(containers) != len(by_name):
+            raise BadInputError(
+                f"its containers are {', '.join(c.name for c in containers) or 'none'}; expected "
+                f"{PREDICTOR} and {TRANSFORMER}"
+            )
+        self.predictor = by_name[PREDICTOR]
+        self.transformer = by_name[TRANSFORMER]
+
+
+def expand(text: str, values: Mapping[str, str]) -> str:
+    """Expand `$(NAME)`; `$$` is a dollar, an unknown name stays, as in Kubernetes."""
+
+    def one(match: re.Match[str]) -> str:
+        if match.group(0) == "$$":
+            return "$"
+        return values.get(match.group(1), match.group(0))
+
+    return REFERENCE.sub(one, text)
+
+
+def _container(raw: Mapping[str, Any], volumes: Mapping[str, str]) -> Container:
+    name = str(raw["name"])
+    if not raw.get("command"):
+        raise BadInputError(f"container {name} names no command")
+    ports = {str(port["name"]): int(port["containerPort"]) for port in raw.get("ports", [])}
+    mounts = []
+    for mount in raw.get("volumeMounts", []):
+        if mount["name"] not in volumes:
+            raise BadInputError(f"container {name} mounts {mount['name']}, which is no volume")
+        mounts.append(Mount(str(mount["mountPath"]), volumes[mount["name"]]))
+    probe = raw.get("readinessProbe", {}).get("httpGet")
+    if not probe or int(probe["port"]) not in ports.values():
+        raise BadInputError(f"container {name} has no HTTP readiness probe on one of its ports")
+    return Container(
+        name=name,
+        command=tuple(map(str, raw["command"])),
+        args=tuple(map(str, raw.get("args", []))),
+        environment=tuple(_variable(entry) for entry in raw.get("env", [])),
+        ports=ports,
+        mounts=tuple(mounts),
+        readiness=Probe(str(probe["path"]), int(probe["port"])),
+    )
+
+
+def _variable(raw: Mapping[str, Any]) -> Variable:
+    source = next(iter(raw.get("valueFrom", {})), "")
+    return Variable(str(raw["name"]), str(raw.get("value", "")), source)
+
+
+def _kind(volume: Mapping[str, Any]) -> str:
+    return next(field for field in volume if field != "name")

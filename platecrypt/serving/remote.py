@@ -1,0 +1,154 @@
+"""The transformer's line to the predictor: an image out, boxes back, over gRPC, with a deadline.
+
+What comes back is checked as if a stranger had sent it: a transformer that believed in no plates
+because an answer was garbled would publish them.
+"""
+
+import asyncio
+from collections.abc import Sequence
+
+import grpc  # type: ignore[import-untyped]
+import numpy as np
+from kserve.protocol.grpc.grpc_predict_v2_pb2 import (
+    ModelInferRequest,
+    ModelInferResponse,
+    ModelReadyRequest,
+)
+from kserve.protocol.grpc.grpc_predict_v2_pb2_grpc import GRPCInferenceServiceStub
+from numpy.typing import NDArray
+
+from platecrypt.detection import Detections, Letterbox
+from platecrypt.serving.door import REQUEST_ID, HttpError
+
+SIZE = "size"  # the response parameter that tells the side of the network's input, pixels
+MAX_SIZE = 8192
+PROBE_S = 2.0
+SLACK_PX = 1.0  # a box may overhang by what float32 rounds
+RECONNECT = [
+    ("grpc.initial_reconnect_backoff_ms", 100),
+    ("grpc.min_reconnect_backoff_ms", 100),
+    ("grpc.max_reconnect_backoff_ms", 1000),
+]
+BUSY = {
+    grpc.StatusCode.UNAVAILABLE,
+    grpc.StatusCode.DEADLINE_EXCEEDED,
+    grpc.StatusCode.RESOURCE_EXHAUSTED,
+    grpc.StatusCode.CANCELLED,
+}
+
+
+class RemoteDetector:
+    """A predictor behind an address.
+
+    Args:
+        target: `host:port` of its gRPC endpoint.
+        model: its name there.
+        timeout_s: how long one image may take, seconds.
+        options: gRPC channel options (message limits).
+    """
+
+    def __init__(
+        self, target: str, *, model: str, timeout_s: float, options: Sequence[tuple[str, int]]
+    ) -> None:
+        self._target = target
+        self._model = model
+        self._timeout_s = timeout_s
+        self._options = [*options, *RECONNECT]
+        self._stub: GRPCInferenceServiceStub | None = None
+        self._size: int | None = None
+
+    async def ready(self) -> bool:
+        """Whether the predictor says that its model is ready."""
+        try:
+            answer = await self._connected().ModelReady(
+                ModelReadyRequest(name=self._model), timeout=PROBE_S
+            )
+        except grpc.RpcError:
+            return False
+        return bool(answer.ready)
+
+    async def detect(self, pixels: NDArray[np.uint8], *, request_id: str) -> tuple[Detections, str]:
+        """Boxes for a `(H, W, 3)` uint8 RGB image, and the version of the model that saw them.
+
+        Only as many pixels are sent as the network looks at, once its size is known.
+
+        Raises:
+            HttpError: 503 when no predictor answers in time, 502 when its answer is no answer.
+        """
+        height, width = pixels.shape[:2]
+        letterbox = Letterbox(width, height, self._size) if self._size else None
+        if letterbox and letterbox.inner[0] * letterbox.inner[1] < width * height:
+            loop = asyncio.get_running_loop()
+            fitted = await loop.run_in_executor(None, letterbox.fit, pixels)
+            answer = await self._ask(fitted, request_id)
+            self._size = _size_of(answer)
+            if self._size == letterbox.size:
+                found = read_answer(answer, *letterbox.inner)
+                return Detections(
+                    letterbox.from_fitted(found.boxes), found.scores
+                ), answer.model_version
+            # Another model answers now, and would look closer: it gets all there is.
+        answer = await self._ask(pixels, request_id)
+        self._size = _size_of(answer)
+        return read_answer(answer, width, height), answer.model_version
+
+    async def _ask(self, pixels: NDArray[np.uint8], request_id: str) -> ModelInferResponse:
+        tensor = ModelInferRequest.InferInputTensor
+        request = ModelInferRequest(
+            id=request_id,
+            model_name=self._model,
+            inputs=[tensor(name="image", datatype="UINT8", shape=pixels.shape)],
+            raw_input_contents=[pixels.tobytes()],
+        )
+        try:
+            return await self._connected().ModelInfer(
+                request, timeout=self._timeout_s, metadata=((REQUEST_ID, request_id),)
+            )
+        except grpc.RpcError as error:
+            if error.code() in BUSY:
+                raise HttpError(503, "the predictor does not answer; try again") from None
+            raise HttpError(502, "the predictor failed") from None
+
+    def _connected(self) -> GRPCInferenceServiceStub:
+        if self._stub is None:  # a channel belongs to the event loop that runs when it is made
+            channel = grpc.aio.insecure_channel(self._target, options=self._options)
+            self._stub = GRPCInferenceServiceStub(channel)
+        return self._stub
+
+
+def read_answer(answer: ModelInferResponse, width: int, height: int) -> Detections:
+    """The boxes of an answer for an image of that size.
+
+    Raises:
+        HttpError: 502, it is not exactly `boxes` FP32 `[N, 4]` and `scores` FP32 `[N]`, raw and
+            finite, each box with an area and inside the image.
+    """
+    try:
+        (boxes_meta, scores_meta), (boxes_raw, scores_raw) = (
+            answer.outputs,
+            answer.raw_output_contents,
+        )
+        named = [(t.name, t.datatype, tuple(t.shape)) for t in (boxes_meta, scores_meta)]
+        count = len(scores_raw) // 4
+        if named != [("boxes", "FP32", (count, 4)), ("scores", "FP32", (count,))]:
+            raise ValueError
+        boxes = np.frombuffer(boxes_raw, np.float32).reshape(count, 4)
+        scores = np.frombuffer(scores_raw, np.float32)
+    except ValueError:
+        raise HttpError(502, "the predictor's answer is malformed") from None
+    limit = np.array([width, height], np.float32) + SLACK_PX
+    sane = (
+        np.isfinite(boxes).all()
+        and ((scores >= 0) & (scores <= 1)).all()
+        and (boxes[:, :2] >= -SLACK_PX).all()
+        and (boxes[:, 2:] <= limit).all()
+        and (boxes[:, 2:] > boxes[:, :2]).all()
+    )
+    if not sane:
+        raise HttpError(502, "the predictor's answer makes no sense")
+    return Detections(boxes, scores)
+
+
+def _size_of(answer: ModelInferResponse) -> int | None:
+    size = answer.parameters[SIZE].int64_param if SIZE in answer.parameters else 0
+    return int(size) if 0 < size <= MAX_SIZE else None
