@@ -1,0 +1,1 @@
+"""Data in: importing and validating."""

@@ -1,0 +1,1 @@
+"""Features and the training set."""

@@ -1,0 +1,189 @@
+"""The training pipeline: from images to an endpoint that hides the plates.
+
+import -> validate -> build features -> select training set -> tune -> train -> evaluate ->
+register -> deploy -> smoke test -> promote, and a summary in any case.
+"""
+
+from typing import Any, NamedTuple
+
+from kfp import dsl, kubernetes
+
+from components.datasets.import_dataset import import_dataset
+from components.datasets.validate_dataset import validate_dataset
+from components.deployment.deploy import deploy
+from components.deployment.promote import promote
+from components.deployment.smoke_test import smoke_test
+from components.evaluation.evaluate import evaluate
+from components.features.build_features import build_features
+from components.features.select_training_set import select_training_set
+from components.registry.find_champion import find_champion
+from components.registry.register import register
+from components.reporting.summarise import summarise
+from components.training.train import train
+from components.tuning.tune import tune
+
+NAME = "safelicensing-training"
+# ConfigMap and Secret of the namespace that hold the settings of the steps on a cluster.
+SETTINGS_CONFIG = "platecrypt-settings"
+KEYS_SECRET = "platecrypt-keys"  # noqa: S105 - the name of a Secret, not a secret
+KEYS_FOLDER = "/mnt/keys"
+GPU = "nvidia.com/gpu"
+SHARED_MEMORY = "/dev/shm"  # noqa: S108 - where the data loader of PyTorch expects it
+SETTINGS = (
+    "S3_ENDPOINT",
+    "S3_ACCESS_KEY",
+    "S3_SECRET_KEY_FILE",
+    "S3_BUCKET",
+    "MLFLOW_TRACKING_URI",
+    "FEAST_REGISTRY",
+    "FEAST_ONLINE_STORE",
+    "KEYS_FILE",
+    "GATE_KEY_FILE",
+)
+
+
+class Images(NamedTuple):
+    """The container image of each family of steps."""
+
+    data: str
+    train: str
+    deploy: str
+
+
+def images(registry: str, tag: str) -> Images:
+    """The images that `components/images/` builds, at a registry and with a tag."""
+    return Images(*(f"{registry}/python-{family}:{tag}" for family in Images._fields))
+
+
+DEFAULT_IMAGES = images("ghcr.io/safelicensing", "0.1.0")
+
+
+def training_pipeline(use: Images = DEFAULT_IMAGES) -> Any:
+    """The pipeline, with the images that its steps run in."""
+
+    @dsl.pipeline(
+        name=NAME,
+        description="Takes images to an endpoint that hides the licence plates.",
+    )
+    def safelicensing_training(
+        dataset: str = "synthetic://?images=96&seed=7&difficulty=easy",
+        limit: int = 0,
+        trials: int = 3,
+        trial_steps: int = 200,
+        training_steps: int = 480,
+        image_size: int = 0,
+        pretrained: str = "auto",
+        min_map50: float = 0.5,
+        min_recall: float = 0.5,
+        seed: int = 1,
+        library: str = "0.1.0",
+    ) -> None:
+        summary = _always(
+            _on(use.deploy, summarise(dataset=dataset, library=library)), memory="512Mi"
+        )
+        with dsl.ExitHandler(summary, name="steps"):
+            imported = _on(
+                use.data, import_dataset(source=dataset, limit=limit, library=library)
+            ).set_retry(2, backoff_duration="10s")
+            manifest = imported.outputs["manifest"]
+            validated = _on(use.data, validate_dataset(manifest=manifest, library=library))
+            features = _on(use.data, build_features(manifest=manifest, library=library))
+            features.set_retry(2, backoff_duration="10s").after(validated)
+            selected = _on(
+                use.data,
+                select_training_set(
+                    manifest=manifest, features=features.outputs["features"], library=library
+                ),
+            )
+            training_set = selected.outputs["training_set"]
+            tuned = _on_gpu(
+                use.train,
+                tune(
+                    manifest=manifest,
+                    training_set=training_set,
+                    trials=trials,
+                    trial_steps=trial_steps,
+                    seed=seed,
+                    library=library,
+                ),
+            )
+            trained = _on_gpu(
+                use.train,
+                train(
+                    manifest=manifest,
+                    training_set=training_set,
+                    best=tuned.outputs["best"],
+                    training_steps=training_steps,
+                    image_size=image_size,
+                    pretrained=pretrained,
+                    seed=seed,
+                    library=library,
+                ),
+            )
+            model = trained.outputs["model"]
+            champion = _always(_on(use.train, find_champion(model=model, library=library)))
+            evaluated = _on(
+                use.train,
+                evaluate(
+                    manifest=manifest,
+                    training_set=training_set,
+                    model=model,
+                    champion=champion.output,
+                    min_map50=min_map50,
+                    min_recall=min_recall,
+                    library=library,
+                ),
+                memory="4Gi",
+            )
+            verdict = evaluated.outputs["verdict"]
+            registered = _always(
+                _on(use.train, register(model=model, verdict=verdict, library=library))
+            )
+            deployed = _always(
+                _on(
+                    use.deploy,
+                    deploy(
+                        version=registered.output, model=model, verdict=verdict, library=library
+                    ),
+                )
+            )
+            tested = _always(
+                _on(
+                    use.deploy,
+                    smoke_test(url=deployed.output, manifest=manifest, library=library),
+                )
+            )
+            _always(_on(use.deploy, promote(version=registered.output, library=library))).after(
+                tested
+            )
+
+    return safelicensing_training
+
+
+def _on(image: str, task: Any, *, memory: str = "2Gi") -> Any:
+    """A step on any node, with the settings and the keys of the namespace."""
+    task.set_container_image(image).set_cpu_request("500m").set_memory_request("512Mi")
+    task.set_memory_limit(memory)
+    kubernetes.use_config_map_as_env(
+        task,
+        config_map_name=SETTINGS_CONFIG,
+        config_map_key_to_env={name: f"PLATECRYPT_{name}" for name in SETTINGS},
+    )
+    kubernetes.use_secret_as_volume(task, secret_name=KEYS_SECRET, mount_path=KEYS_FOLDER)
+    return task
+
+
+def _on_gpu(image: str, task: Any) -> Any:
+    """A step on a GPU node; shared memory for the data loader's workers."""
+    _on(image, task, memory="16Gi")
+    task.set_accelerator_type(GPU).set_accelerator_limit(1)
+    kubernetes.add_toleration(task, key=GPU, operator="Exists", effect="NoSchedule")
+    kubernetes.empty_dir_mount(
+        task, volume_name="shm", mount_path=SHARED_MEMORY, medium="Memory", size_limit="8Gi"
+    )
+    return task
+
+
+def _always(task: Any, memory: str = "2Gi") -> Any:
+    """A step whose effect lies outside its outputs: never taken from the cache."""
+    return task.set_memory_limit(memory).set_caching_options(enable_caching=False)

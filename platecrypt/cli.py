@@ -1,0 +1,409 @@
+"""The `platecrypt` command: thin. It reads settings, calls one function, prints what came of it.
+
+Exit codes: 0 done, 1 failed, 2 bad input. Heavy libraries are imported inside the commands, so
+that help answers at once.
+"""
+
+import json
+import signal
+import sys
+import time
+from pathlib import Path
+from types import FrameType
+from typing import TYPE_CHECKING, Annotated, Any, NoReturn
+
+import typer
+from typer.exceptions import TyperException
+
+from platecrypt import __version__
+from platecrypt.errors import BadInputError, PlatecryptError
+
+if TYPE_CHECKING:
+    from platecrypt.cipher import Keyring
+    from platecrypt.settings import Settings
+
+app = typer.Typer(
+    name="platecrypt",
+    no_args_is_help=True,
+    add_completion=False,
+    pretty_exceptions_enable=False,
+    help="Finds licence plates in pictures and locks them away; the key holder gets them back.",
+)
+INTERRUPTED = 130
+AsJson = Annotated[bool, typer.Option("--json", help="Print JSON for a program.")]
+
+
+def main() -> NoReturn:
+    """Run the command; expected errors become one line and an exit code."""
+    debug = "--debug" in sys.argv
+    if debug:
+        sys.argv.remove("--debug")
+    signal.signal(signal.SIGTERM, _interrupt)
+    try:
+        code = app(standalone_mode=False)
+        # Typer turns Ctrl-C into this code, and hands it back as if all were well.
+        if code == INTERRUPTED:
+            raise KeyboardInterrupt
+    except PlatecryptError as error:
+        if debug:
+            raise
+        _complain(" ".join(str(error).split()))
+        raise SystemExit(error.exit_code) from None
+    except (KeyboardInterrupt, typer.Abort):
+        _complain("interrupted; what was finished is kept, run it again to go on")
+        raise SystemExit(1) from None
+    except TyperException as error:
+        _complain(f"{getattr(error, 'format_message', error.__str__)()} (--help lists the options)")
+        raise SystemExit(2) from None
+    except Exception as error:
+        if debug:
+            raise
+        _complain(f"{type(error).__name__}: {error} (a defect; --debug shows where)")
+        raise SystemExit(1) from None
+    raise SystemExit(code or 0)
+
+
+@app.command("run")
+def run_pipeline(
+    dataset: Annotated[
+        str | None,
+        typer.Option(help="Folder, zip, s3://bucket/prefix, or synthetic://?images=N&seed=S."),
+    ] = None,
+    set_: Annotated[
+        list[str] | None,
+        typer.Option("--set", help="NAME=VALUE of a pipeline parameter; may be repeated."),
+    ] = None,
+    as_json: AsJson = False,
+) -> None:
+    """Run the training pipeline on this machine; leaves the endpoint running."""
+    from pipelines.local import run_training
+    from platecrypt.cipher import Keyring
+    from platecrypt.storage.embedded import ensure_store
+
+    settings = _settings()
+    parameters = _parameters(set_ or [], dataset=dataset)
+    if not settings.keyring_path.exists():
+        settings.keyring_path.parent.mkdir(parents=True, exist_ok=True, mode=0o700)
+        Keyring.create(settings.keyring_path)
+        _say(
+            f"made a master key: {settings.keyring_path} (keep it: without it no plate comes back)"
+        )
+    _keyring(settings.keyring_path)
+    store = ensure_store(settings)
+    report = run_training(settings, store, parameters)
+    url = f"http://{settings.host}:{settings.port}/v1/models/{settings.model_name}:predict"
+    steps = {step.name: {"state": step.state, "seconds": step.seconds} for step in report.steps}
+    result = {
+        "run": report.run_id,
+        "seconds": round(report.seconds, 1),
+        "steps": steps,
+        "summary": str(report.folder),
+        "endpoint": url,
+    }
+    cached = sum(step.state == "cached" for step in report.steps)
+    _print(
+        as_json,
+        result,
+        f"run {report.run_id} finished in {report.seconds:.0f} s "
+        f"({len(report.steps)} steps, {cached} cached)\n"
+        f"pages:    {settings.home / 'reports'}/\nendpoint: {url}\n"
+        f"try it:   curl -H 'Content-Type: image/jpeg' -H 'Accept: image/jpeg' "
+        f"--data-binary @car.jpg {url} -o protected.jpg",
+    )
+
+
+@app.command("import")
+def import_dataset(
+    source: Annotated[str, typer.Argument(help="Folder, zip, s3://bucket/prefix, synthetic://?…")],
+    limit: Annotated[int, typer.Option(min=0, help="Only so many images; 0 takes all.")] = 0,
+    as_json: AsJson = False,
+) -> None:
+    """Import a dataset into the object store and print its digest."""
+    from platecrypt.datasets.importing import import_dataset as work
+    from platecrypt.datasets.manifest import manifest_key
+    from platecrypt.progress import progress
+    from platecrypt.storage.embedded import ensure_store
+
+    store = ensure_store(_settings())
+    with progress("importing") as bar:
+        manifest = work(store, source, progress=bar, limit=limit)
+    splits = {name: len(manifest.split(name)) for name in ("train", "val", "test")}
+    result = {
+        "digest": manifest.digest,
+        "form": manifest.form,
+        "images": len(manifest.images),
+        "plates": sum(len(image.plates) for image in manifest.images),
+        "splits": splits,
+        "grouping": manifest.grouping,
+        "manifest": f"s3://{store.bucket}/{manifest_key(manifest.digest)}",
+    }
+    _print(as_json, result, "\n".join(f"{name:<9} {value}" for name, value in result.items()))
+
+
+@app.command()
+def recover(
+    file: Annotated[str, typer.Argument(help="A protected picture; - reads standard input.")],
+    output: Annotated[Path, typer.Option("--output", "-o", help="The PNG to write.")],
+    keys: Annotated[Path | None, typer.Option(help="The keyring file.")] = None,
+    plate: Annotated[int | None, typer.Option(min=0, help="Only this plate, from 0.")] = None,
+    as_json: AsJson = False,
+) -> None:
+    """Put the plates back into a protected picture, with the key."""
+    from platecrypt.imaging.files import recover_file
+
+    if file != "-" and output.exists() and output.samefile(file):
+        raise BadInputError(f"{output} is the input; it is never overwritten")
+    keyring = _keyring(_settings(keys_file=keys).keyring_path)
+    count = recover_file(_read(file), output, keyring, plate=plate)
+    _print(as_json, {"plates": count, "output": str(output)}, f"{output}: {count} plates recovered")
+
+
+@app.command()
+def predict(
+    url: Annotated[str, typer.Argument(help="http://host:port/v1/models/plates:predict")],
+    files: Annotated[list[Path], typer.Argument(help="Pictures to protect.")],
+    output: Annotated[
+        Path, typer.Option("--output", "-o", help="Folder for the protected pictures.")
+    ] = Path("protected"),
+    as_json: AsJson = False,
+) -> None:
+    """Send pictures to an endpoint and keep the protected ones."""
+    from platecrypt.imaging.files import write_whole
+    from platecrypt.serving.client import Client
+
+    output.mkdir(parents=True, exist_ok=True)
+    rows = []
+    with Client(url) as client:
+        for file in files:
+            target = output / file.name
+            if target.exists() and target.samefile(file):
+                raise BadInputError(f"{file} would be overwritten; give another folder with -o")
+            answer = client.protect(_read(str(file)))
+            write_whole(target, answer.data)
+            rows.append({"input": str(file), "output": str(target), "plates": answer.plates})
+    lines = [f"{row['output']}: {row['plates']} plates" for row in rows]
+    _print(as_json, rows, "\n".join(lines))
+
+
+@app.command()
+def sample(
+    output: Annotated[Path, typer.Option("--output", "-o", help="File to write.")] = Path(
+        "car.jpg"
+    ),
+) -> None:
+    """Write a held-out picture of the dataset behind the endpoint, to try things with."""
+    from platecrypt.deployment.reporting import sample_image
+    from platecrypt.imaging.files import write_whole
+
+    write_whole(output, sample_image(_settings()))
+    _say(f"{output} written")
+
+
+@app.command()
+def lineage(
+    version: Annotated[str, typer.Argument(help="Model version; default: the champion.")] = "",
+    as_json: AsJson = False,
+) -> None:
+    """Print the chain from the endpoint back to the images."""
+    from platecrypt.deployment.reporting import lineage as work
+
+    chain = work(_settings(), version)
+    _print(as_json, chain, "\n".join(f"{name:<18} {value}" for name, value in chain.items()))
+
+
+@app.command("compile")
+def compile_pipeline(
+    output: Annotated[Path | None, typer.Option("--output", "-o", help="File to write.")] = None,
+    registry: Annotated[str | None, typer.Option(help="Registry of the step images.")] = None,
+    tag: Annotated[str, typer.Option(help="Tag of the step images.")] = __version__,
+    check: Annotated[bool, typer.Option("--check", help="Only say whether it is stale.")] = False,
+) -> None:
+    """Compile the training pipeline to the YAML that Kubeflow Pipelines takes."""
+    from pipelines.cluster import COMPILED, compile_training
+    from pipelines.training import DEFAULT_IMAGES, images
+
+    path = output or COMPILED
+    text = compile_training(images(registry, tag) if registry else DEFAULT_IMAGES)
+    if check:
+        if not path.exists() or path.read_text() != text:
+            raise BadInputError(f"{path} is stale; write it anew with `make compile`")
+        _say(f"{path} is up to date")
+        return
+    path.parent.mkdir(parents=True, exist_ok=True)
+    path.write_text(text)
+    _say(f"{path} written")
+
+
+@app.command()
+def upload(
+    host: Annotated[str | None, typer.Option(help="URL of Kubeflow Pipelines.")] = None,
+    name: Annotated[str, typer.Option(help="Name of the pipeline.")] = "safelicensing-training",
+    version: Annotated[str, typer.Option(help="Name of the version; default: the next vN.")] = "",
+    package: Annotated[Path | None, typer.Option(help="Compiled pipeline to upload.")] = None,
+    as_json: AsJson = False,
+) -> None:
+    """Upload the compiled pipeline to Kubeflow Pipelines."""
+    from pipelines import cluster
+
+    settings = _settings(kfp_host=host)
+    made = cluster.upload(settings, package or cluster.COMPILED, name, version)
+    _print(as_json, made._asdict(), f"{made.name} {made.version} is pipeline {made.pipeline_id}")
+
+
+@app.command()
+def submit(
+    host: Annotated[str | None, typer.Option(help="URL of Kubeflow Pipelines.")] = None,
+    name: Annotated[str, typer.Option(help="Name of the pipeline.")] = "safelicensing-training",
+    version: Annotated[str, typer.Option(help="Version to run; default: upload a new one.")] = "",
+    experiment: Annotated[str, typer.Option(help="Experiment of the run.")] = "plates",
+    set_: Annotated[
+        list[str] | None, typer.Option("--set", help="NAME=VALUE of a pipeline parameter.")
+    ] = None,
+    as_json: AsJson = False,
+) -> None:
+    """Start a run of the pipeline on Kubeflow Pipelines."""
+    from pipelines import cluster
+
+    settings = _settings(kfp_host=host)
+    parameters = _parameters(set_ or [])
+    made = cluster.find_or_upload(settings, cluster.COMPILED, name, version)
+    run_id = cluster.submit(settings, made, parameters, experiment)
+    result = {"run_id": run_id, **made._asdict()}
+    _print(as_json, result, f"run {run_id} of {made.name} {made.version} started")
+
+
+@app.command()
+def up() -> None:
+    """Start the embedded services that are not running."""
+    from platecrypt.storage.embedded import ensure_store
+
+    settings = _settings()
+    ensure_store(settings)
+    _say(f"object store: {settings.s3_url}")
+
+
+@app.command()
+def status(as_json: AsJson = False) -> None:
+    """List the processes that were left running; exits 1 when one has crashed."""
+    from platecrypt.processes import Supervisor
+
+    records = Supervisor(_settings().home).list()
+    rows = [
+        {
+            "name": record.name,
+            "state": record.state,
+            "pid": record.pid,
+            "url": record.url,
+            "uptime_s": round(record.uptime_s) if record.state == "running" else None,
+            "log": record.log,
+        }
+        for record in records
+    ]
+    lines = [
+        f"{row['name']:<14} {row['state']:<8} pid {row['pid']:<8} {row['url']:<56} "
+        f"{_duration(row['uptime_s']):<9} {row['log']}"
+        for row in rows
+    ]
+    _print(as_json, rows, "\n".join(lines) or "nothing is running")
+    if any(row["state"] == "crashed" for row in rows):
+        raise SystemExit(1)
+
+
+@app.command()
+def stop() -> None:
+    """End the processes that were left running."""
+    from platecrypt.processes import Supervisor
+
+    supervisor = Supervisor(_settings().home)
+    records = supervisor.list()
+    # The endpoint before the store that it may read from.
+    for record in sorted(records, key=lambda record: record.name == "object-store"):
+        was_running = supervisor.stop(record.name)
+        _say(f"{record.name}: {'stopped' if was_running else 'had crashed; forgotten'}")
+    if not records:
+        _say("nothing was running")
+
+
+@app.command()
+def config(as_json: AsJson = False) -> None:
+    """Print the settings in force, and where each comes from."""
+    from platecrypt.settings import sources
+
+    settings = _settings()
+    whence = sources()
+    rows = {}
+    for name, value in settings:
+        secret = name == "s3_secret_key" and value is not None
+        rows[name] = {
+            "value": "***" if secret else None if value is None else str(value),
+            "from": whence.get(name, "default"),
+        }
+    lines = [f"{name:<20} {row['value'] or '-':<32} {row['from']}" for name, row in rows.items()]
+    _print(as_json, rows, "\n".join(lines))
+
+
+@app.command()
+def version() -> None:
+    """Print the version."""
+    typer.echo(__version__)
+
+
+def _settings(**flags: Any) -> "Settings":
+    from platecrypt.settings import load
+
+    return load(**flags)
+
+
+def _keyring(path: Path) -> "Keyring":
+    from platecrypt.cipher import Keyring, KeyringError
+
+    try:
+        return Keyring.load(path)
+    except KeyringError as error:
+        raise BadInputError(str(error)) from None
+
+
+def _parameters(pairs: list[str], **given: str | None) -> dict[str, Any]:
+    """NAME=VALUE pairs and flags, as the pipeline's own types."""
+    from pipelines.parameters import read_parameters
+
+    found = {name: text for name, text in given.items() if text is not None}
+    for pair in pairs:
+        name, sign, text = pair.partition("=")
+        if not sign or not name:
+            raise BadInputError(f"--set {pair!r} is not of the form NAME=VALUE")
+        found[name] = text
+    return read_parameters(found)
+
+
+def _read(file: str) -> bytes:
+    if file == "-":
+        return sys.stdin.buffer.read()
+    try:
+        return Path(file).read_bytes()
+    except OSError as error:
+        raise BadInputError(f"{file}: {error.strerror}") from None
+
+
+def _duration(seconds: Any) -> str:
+    return "" if seconds is None else time.strftime("%H:%M:%S", time.gmtime(seconds))
+
+
+def _print(as_json: bool, value: Any, text: str) -> None:
+    typer.echo(json.dumps(value, indent=1) if as_json else text)
+
+
+def _say(line: str) -> None:
+    typer.echo(line, err=True)
+
+
+def _complain(line: str) -> None:
+    typer.echo(f"platecrypt: {line}", err=True)
+
+
+def _interrupt(_signal: int, _frame: FrameType | None) -> NoReturn:
+    raise KeyboardInterrupt
+
+
+if __name__ == "__main__":
+    main()
