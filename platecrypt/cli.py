@@ -4,23 +4,27 @@ Exit codes: 0 done, 1 failed, 2 bad input. Heavy libraries are imported inside t
 that help answers at once.
 """
 
-import json
 import signal
 import sys
 import time
 from pathlib import Path
 from types import FrameType
-from typing import TYPE_CHECKING, Annotated, Any, NoReturn
+from typing import Annotated, Any, NoReturn
 
 import typer
 from typer.exceptions import TyperException
 
 from platecrypt import __version__
+from platecrypt.commands import pictures
+from platecrypt.commands.shared import (
+    AsJson,
+    load_keyring,
+    load_settings,
+    print_result,
+    read_input,
+    say,
+)
 from platecrypt.errors import BadInputError, PlatecryptError
-
-if TYPE_CHECKING:
-    from platecrypt.cipher import Keyring
-    from platecrypt.settings import Settings
 
 app = typer.Typer(
     name="platecrypt",
@@ -30,7 +34,6 @@ app = typer.Typer(
     help="Finds licence plates in pictures and locks them away; the key holder gets them back.",
 )
 INTERRUPTED = 130
-AsJson = Annotated[bool, typer.Option("--json", help="Print JSON for a program.")]
 
 
 def main() -> NoReturn:
@@ -80,15 +83,13 @@ def run_pipeline(
     from platecrypt.cipher import Keyring
     from platecrypt.storage.embedded import ensure_store
 
-    settings = _settings()
+    settings = load_settings()
     parameters = _parameters(set_ or [], dataset=dataset)
     if not settings.keyring_path.exists():
         settings.keyring_path.parent.mkdir(parents=True, exist_ok=True, mode=0o700)
         Keyring.create(settings.keyring_path)
-        _say(
-            f"made a master key: {settings.keyring_path} (keep it: without it no plate comes back)"
-        )
-    _keyring(settings.keyring_path)
+        say(f"made a master key: {settings.keyring_path} (keep it: without it no plate comes back)")
+    load_keyring(settings.keyring_path)
     store = ensure_store(settings)
     report = run_training(settings, store, parameters)
     url = f"http://{settings.host}:{settings.port}/v1/models/{settings.model_name}:predict"
@@ -101,7 +102,7 @@ def run_pipeline(
         "endpoint": url,
     }
     cached = sum(step.state == "cached" for step in report.steps)
-    _print(
+    print_result(
         as_json,
         result,
         f"run {report.run_id} finished in {report.seconds:.0f} s "
@@ -124,7 +125,7 @@ def import_dataset(
     from platecrypt.progress import progress
     from platecrypt.storage.embedded import ensure_store
 
-    store = ensure_store(_settings())
+    store = ensure_store(load_settings())
     with progress("importing") as bar:
         manifest = work(store, source, progress=bar, limit=limit)
     splits = {name: len(manifest.split(name)) for name in ("train", "val", "test")}
@@ -137,25 +138,14 @@ def import_dataset(
         "grouping": manifest.grouping,
         "manifest": f"s3://{store.bucket}/{manifest_key(manifest.digest)}",
     }
-    _print(as_json, result, "\n".join(f"{name:<9} {value}" for name, value in result.items()))
+    print_result(as_json, result, "\n".join(f"{name:<9} {value}" for name, value in result.items()))
 
 
-@app.command()
-def recover(
-    file: Annotated[str, typer.Argument(help="A protected picture; - reads standard input.")],
-    output: Annotated[Path, typer.Option("--output", "-o", help="The PNG to write.")],
-    keys: Annotated[Path | None, typer.Option(help="The keyring file.")] = None,
-    plate: Annotated[int | None, typer.Option(min=0, help="Only this plate, from 0.")] = None,
-    as_json: AsJson = False,
-) -> None:
-    """Put the plates back into a protected picture, with the key."""
-    from platecrypt.imaging.files import recover_file
-
-    if file != "-" and output.exists() and output.samefile(file):
-        raise BadInputError(f"{output} is the input; it is never overwritten")
-    keyring = _keyring(_settings(keys_file=keys).keyring_path)
-    count = recover_file(_read(file), output, keyring, plate=plate)
-    _print(as_json, {"plates": count, "output": str(output)}, f"{output}: {count} plates recovered")
+app.command()(pictures.protect)
+app.command()(pictures.recover)
+app.command()(pictures.disclose)
+app.command()(pictures.inspect)
+app.command()(pictures.reseal)
 
 
 @app.command()
@@ -178,11 +168,11 @@ def predict(
             target = output / file.name
             if target.exists() and target.samefile(file):
                 raise BadInputError(f"{file} would be overwritten; give another folder with -o")
-            answer = client.protect(_read(str(file)))
+            answer = client.protect(read_input(str(file)))
             write_whole(target, answer.data)
             rows.append({"input": str(file), "output": str(target), "plates": answer.plates})
     lines = [f"{row['output']}: {row['plates']} plates" for row in rows]
-    _print(as_json, rows, "\n".join(lines))
+    print_result(as_json, rows, "\n".join(lines))
 
 
 @app.command()
@@ -195,8 +185,8 @@ def sample(
     from platecrypt.deployment.reporting import sample_image
     from platecrypt.imaging.files import write_whole
 
-    write_whole(output, sample_image(_settings()))
-    _say(f"{output} written")
+    write_whole(output, sample_image(load_settings()))
+    say(f"{output} written")
 
 
 @app.command()
@@ -207,8 +197,8 @@ def lineage(
     """Print the chain from the endpoint back to the images."""
     from platecrypt.deployment.reporting import lineage as work
 
-    chain = work(_settings(), version)
-    _print(as_json, chain, "\n".join(f"{name:<18} {value}" for name, value in chain.items()))
+    chain = work(load_settings(), version)
+    print_result(as_json, chain, "\n".join(f"{name:<18} {value}" for name, value in chain.items()))
 
 
 @app.command("compile")
@@ -227,11 +217,11 @@ def compile_pipeline(
     if check:
         if not path.exists() or path.read_text() != text:
             raise BadInputError(f"{path} is stale; write it anew with `make compile`")
-        _say(f"{path} is up to date")
+        say(f"{path} is up to date")
         return
     path.parent.mkdir(parents=True, exist_ok=True)
     path.write_text(text)
-    _say(f"{path} written")
+    say(f"{path} written")
 
 
 @app.command()
@@ -245,9 +235,11 @@ def upload(
     """Upload the compiled pipeline to Kubeflow Pipelines."""
     from pipelines import cluster
 
-    settings = _settings(kfp_host=host)
+    settings = load_settings(kfp_host=host)
     made = cluster.upload(settings, package or cluster.COMPILED, name, version)
-    _print(as_json, made._asdict(), f"{made.name} {made.version} is pipeline {made.pipeline_id}")
+    print_result(
+        as_json, made._asdict(), f"{made.name} {made.version} is pipeline {made.pipeline_id}"
+    )
 
 
 @app.command()
@@ -264,12 +256,12 @@ def submit(
     """Start a run of the pipeline on Kubeflow Pipelines."""
     from pipelines import cluster
 
-    settings = _settings(kfp_host=host)
+    settings = load_settings(kfp_host=host)
     parameters = _parameters(set_ or [])
     made = cluster.find_or_upload(settings, cluster.COMPILED, name, version)
     run_id = cluster.submit(settings, made, parameters, experiment)
     result = {"run_id": run_id, **made._asdict()}
-    _print(as_json, result, f"run {run_id} of {made.name} {made.version} started")
+    print_result(as_json, result, f"run {run_id} of {made.name} {made.version} started")
 
 
 @app.command()
@@ -277,9 +269,9 @@ def up() -> None:
     """Start the embedded services that are not running."""
     from platecrypt.storage.embedded import ensure_store
 
-    settings = _settings()
+    settings = load_settings()
     ensure_store(settings)
-    _say(f"object store: {settings.s3_url}")
+    say(f"object store: {settings.s3_url}")
 
 
 @app.command()
@@ -287,7 +279,7 @@ def status(as_json: AsJson = False) -> None:
     """List the processes that were left running; exits 1 when one has crashed."""
     from platecrypt.processes import Supervisor
 
-    records = Supervisor(_settings().home).list()
+    records = Supervisor(load_settings().home).list()
     rows = [
         {
             "name": record.name,
@@ -304,7 +296,7 @@ def status(as_json: AsJson = False) -> None:
         f"{_duration(row['uptime_s']):<9} {row['log']}"
         for row in rows
     ]
-    _print(as_json, rows, "\n".join(lines) or "nothing is running")
+    print_result(as_json, rows, "\n".join(lines) or "nothing is running")
     if any(row["state"] == "crashed" for row in rows):
         raise SystemExit(1)
 
@@ -314,14 +306,14 @@ def stop() -> None:
     """End the processes that were left running."""
     from platecrypt.processes import Supervisor
 
-    supervisor = Supervisor(_settings().home)
+    supervisor = Supervisor(load_settings().home)
     records = supervisor.list()
     # The endpoint before the store that it may read from.
     for record in sorted(records, key=lambda record: record.name == "object-store"):
         was_running = supervisor.stop(record.name)
-        _say(f"{record.name}: {'stopped' if was_running else 'had crashed; forgotten'}")
+        say(f"{record.name}: {'stopped' if was_running else 'had crashed; forgotten'}")
     if not records:
-        _say("nothing was running")
+        say("nothing was running")
 
 
 @app.command()
@@ -329,7 +321,7 @@ def config(as_json: AsJson = False) -> None:
     """Print the settings in force, and where each comes from."""
     from platecrypt.settings import sources
 
-    settings = _settings()
+    settings = load_settings()
     whence = sources()
     rows = {}
     for name, value in settings:
@@ -339,28 +331,13 @@ def config(as_json: AsJson = False) -> None:
             "from": whence.get(name, "default"),
         }
     lines = [f"{name:<20} {row['value'] or '-':<32} {row['from']}" for name, row in rows.items()]
-    _print(as_json, rows, "\n".join(lines))
+    print_result(as_json, rows, "\n".join(lines))
 
 
 @app.command()
 def version() -> None:
     """Print the version."""
     typer.echo(__version__)
-
-
-def _settings(**flags: Any) -> "Settings":
-    from platecrypt.settings import load
-
-    return load(**flags)
-
-
-def _keyring(path: Path) -> "Keyring":
-    from platecrypt.cipher import Keyring, KeyringError
-
-    try:
-        return Keyring.load(path)
-    except KeyringError as error:
-        raise BadInputError(str(error)) from None
 
 
 def _parameters(pairs: list[str], **given: str | None) -> dict[str, Any]:
@@ -376,25 +353,8 @@ def _parameters(pairs: list[str], **given: str | None) -> dict[str, Any]:
     return read_parameters(found)
 
 
-def _read(file: str) -> bytes:
-    if file == "-":
-        return sys.stdin.buffer.read()
-    try:
-        return Path(file).read_bytes()
-    except OSError as error:
-        raise BadInputError(f"{file}: {error.strerror}") from None
-
-
 def _duration(seconds: Any) -> str:
     return "" if seconds is None else time.strftime("%H:%M:%S", time.gmtime(seconds))
-
-
-def _print(as_json: bool, value: Any, text: str) -> None:
-    typer.echo(json.dumps(value, indent=1) if as_json else text)
-
-
-def _say(line: str) -> None:
-    typer.echo(line, err=True)
 
 
 def _complain(line: str) -> None:

@@ -14,7 +14,8 @@ import numpy as np
 import numpy.typing as npt
 
 from platecrypt.errors import BadInputError
-from platecrypt.imaging.containers import Format, read_header
+from platecrypt.imaging.containers import Format, Header, read_header
+from platecrypt.imaging.orientation import upright
 
 Pixels = npt.NDArray[np.uint8]
 
@@ -24,7 +25,7 @@ MAX_PIXELS = 100_000_000
 """Default limit of a picture, pixels: about 300 MB decoded."""
 QUALITY = 92
 
-_SUFFIX: dict[Format, str] = {"jpeg": ".jpg", "png": ".png", "webp": ".webp"}
+_SUFFIX: dict[Format, str] = {"jpeg": ".jpg", "png": ".png", "webp": ".webp", "tiff": ".tiff"}
 _WEBP_LOSSLESS = 101
 
 
@@ -75,6 +76,28 @@ def decode(data: bytes, *, max_bytes: int = MAX_BYTES, max_pixels: int = MAX_PIX
     if len(data) > max_bytes:
         raise BadInputError(f"the image has {len(data)} bytes, more than the {max_bytes} allowed")
     header = read_header(data)
+    check_size(header, max_pixels)
+    if header.format == "tiff":
+        raise BadInputError("TIFF is for files, not taken here; give a JPEG, PNG or WebP image")
+    options = cv2.IMREAD_COLOR_RGB | cv2.IMREAD_IGNORE_ORIENTATION
+    try:
+        pixels = cv2.imdecode(np.frombuffer(data, np.uint8), options)
+    except cv2.error:
+        pixels = None
+    if pixels is None or pixels.shape[:2] != (header.height, header.width):
+        raise BadInputError(f"the {header.format} image is damaged or cut short; fetch it again")
+    digest = hashlib.sha256(data).hexdigest()
+    # Turned by the same reading of EXIF that regions of a file are turned back with.
+    pixels = upright(pixels, header.orientation)
+    return Image(pixels, header.format, header.lossless, data, digest, header.sealed)
+
+
+def check_size(header: Header, max_pixels: int) -> None:
+    """Refuse what must not be decoded.
+
+    Raises:
+        BadInputError: no pixels, too many, or more than one picture.
+    """
     if header.width < 1 or header.height < 1:
         raise BadInputError(f"the image is {header.width} x {header.height} pixels: nothing to see")
     if header.width * header.height > max_pixels:
@@ -83,16 +106,7 @@ def decode(data: bytes, *, max_bytes: int = MAX_BYTES, max_pixels: int = MAX_PIX
             "allowed; scale it down"
         )
     if header.animated:
-        raise BadInputError("the image is animated; give its frames one by one")
-    try:
-        pixels = cv2.imdecode(np.frombuffer(data, np.uint8), cv2.IMREAD_COLOR_RGB)
-    except cv2.error:
-        pixels = None
-    stored = (header.height, header.width)
-    if pixels is None or pixels.shape[:2] not in (stored, stored[::-1]):
-        raise BadInputError(f"the {header.format} image is damaged or cut short; fetch it again")
-    digest = hashlib.sha256(data).hexdigest()
-    return Image(pixels, header.format, header.lossless, data, digest, header.sealed)
+        raise BadInputError("the image is animated, or has pages; give its pictures one by one")
 
 
 def encode(
@@ -106,7 +120,7 @@ def encode(
 
     Args:
         pixels: (H, W, 3) uint8, RGB.
-        format: 'jpeg', 'png' or 'webp'.
+        format: 'jpeg', 'png', 'webp' or 'tiff'.
         quality: 1..100, for JPEG and lossy WebP.
         lossless: WebP keeps every pixel (PNG always does, JPEG never).
 

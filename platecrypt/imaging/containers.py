@@ -6,7 +6,9 @@ length (little-endian). It is carried
 - in JPEG by APP9 segments (APP11 belongs to JPEG XT and C2PA): `SLE1` and a zero byte, the first
   8 bytes of the blob's SHA-256, u16 index, u16 count, a piece of the blob;
 - in PNG by one `slEp` chunk (ancillary, private, safe to copy);
-- in WebP by one `SLE1` chunk of the extended format.
+- in WebP by one `SLE1` chunk of the extended format;
+- in TIFF by the private tag 65211 (type UNDEFINED) of the first directory;
+- beside any file by a sidecar, `NAME.sle`, which is the blob alone.
 
 The parsers read headers only, never trust a length, and stop after `MAX_PARTS` parts.
 """
@@ -20,8 +22,9 @@ from dataclasses import dataclass
 from typing import Literal
 
 from platecrypt.errors import BadInputError
+from platecrypt.imaging.tags import ORIENTATION, Tags, orientation
 
-Format = Literal["jpeg", "png", "webp"]
+Format = Literal["jpeg", "png", "webp", "tiff"]
 
 MAX_PARTS = 100_000
 """Segments or chunks in one file; a real file has a few thousand at most."""
@@ -35,13 +38,19 @@ _JPEG_MARK = b"SLE1\0"
 _JPEG_PART = struct.Struct("<8sHH")
 _JPEG_PIECE = 0xFFFF - 2 - len(_JPEG_MARK) - _JPEG_PART.size
 _JPEG_START = b"\xff\xd8"
+_JPEG_EXIF = b"Exif\0\0"
+_APP1 = 0xE1
 _APP9 = 0xE9
 _SOS, _EOI, _COM = 0xDA, 0xD9, 0xFE
 _NEXT_MARKER = re.compile(rb"\xff[^\x00\xff]")
 _PNG_START = b"\x89PNG\r\n\x1a\n"
 _PNG_SEALED = b"slEp"
 _WEBP_SEALED = b"SLE1"
-_WEBP_ANIMATED, _WEBP_ALPHA = 0x02, 0x10
+_WEBP_ALPHA = 0x10
+_TIFF_STARTS = (b"II*\0", b"MM\0*")
+_TIFF_SEALED = 65211
+_TIFF_WIDTH, _TIFF_HEIGHT = 256, 257
+_UNDEFINED = 7
 
 
 @dataclass(frozen=True)
@@ -49,12 +58,14 @@ class Header:
     """What the outside of a file says.
 
     Attributes:
-        format: 'jpeg', 'png' or 'webp'.
+        format: 'jpeg', 'png', 'webp' or 'tiff'.
         width, height: pixels as stored, before any EXIF rotation.
-        animated: it holds more than one picture in time.
-        lossless: its pixels were not quantised (PNG, lossless WebP).
+        animated: it holds more than one picture (frames, pages).
+        lossless: its pixels were not quantised (PNG, lossless WebP, TIFF).
         sealed: the envelopes it carries, in order.
         insert_at: byte offset at which sealed data goes in.
+        orientation: EXIF's, 1..8; 1 where the file says nothing.
+        sealed_at: byte ranges of what carries the sealed data, whole segments and chunks.
     """
 
     format: Format
@@ -64,13 +75,16 @@ class Header:
     lossless: bool
     sealed: tuple[bytes, ...]
     insert_at: int
+    orientation: int = 1
+    sealed_at: tuple[tuple[int, int], ...] = ()
 
 
 def read_header(data: bytes) -> Header:
-    """Read the header and the sealed data of a JPEG, PNG or WebP file; no pixel is decoded.
+    """Read the header and the sealed data of a picture file; no pixel is decoded.
 
     Raises:
-        BadInputError: it is none of the three, it ends too early, or its sealed data is damaged.
+        BadInputError: it is no JPEG, PNG, WebP or TIFF, it ends too early, or its sealed data is
+            damaged.
     """
     if not data:
         raise BadInputError("the image is empty (0 bytes)")
@@ -80,7 +94,9 @@ def read_header(data: bytes) -> Header:
         return _png(data)
     if data[:4] == b"RIFF" and data[8:12] == b"WEBP":
         return _webp(data)
-    raise BadInputError("this is not a JPEG, PNG or WebP image; give one of these")
+    if data.startswith(_TIFF_STARTS):
+        return _tiff(data)
+    raise BadInputError("this is not a JPEG, PNG, WebP or TIFF image; give one of these")
 
 
 def read_sealed(data: bytes) -> list[bytes]:
@@ -105,14 +121,47 @@ def embed(data: bytes, envelopes: Sequence[bytes]) -> bytes:
         return data
     if len(envelopes) > MAX_ENVELOPES:
         raise BadInputError(f"{len(envelopes)} envelopes, a file holds at most {MAX_ENVELOPES}")
-    blob = _pack(envelopes)
+    blob = pack(envelopes)
     if header.format == "webp":
         return _webp_with(data, header, blob)
+    if header.format == "tiff":
+        return _tiff_with(data, blob)
     parts = _png_chunk(blob) if header.format == "png" else _jpeg_segments(blob)
     return b"".join((data[: header.insert_at], parts, data[header.insert_at :]))
 
 
-def _pack(envelopes: Sequence[bytes]) -> bytes:
+def without_sealed(data: bytes) -> bytes:
+    """The file without its sealed data; everything else is as it was.
+
+    Raises:
+        BadInputError: see `read_header`.
+    """
+    header = read_header(data)
+    if not header.sealed_at:
+        return data
+    if header.format == "tiff":
+        return _tiff_without(data, header)
+    pieces, at = [], 0
+    for start, end in header.sealed_at:
+        pieces.append(data[at:start])
+        at = end
+    left = b"".join((*pieces, data[at:]))
+    if header.format == "webp":
+        left = left[:4] + struct.pack("<I", len(left) - 8) + left[8:]
+    return left
+
+
+def read_sidecar(data: bytes) -> list[bytes]:
+    """The envelopes in a sidecar, in order.
+
+    Raises:
+        BadInputError: it is damaged or no sidecar.
+    """
+    return list(_unpack(data))
+
+
+def pack(envelopes: Sequence[bytes]) -> bytes:
+    """The blob that holds these envelopes; alone in a file it is a sidecar."""
     parts = [_BLOB_HEAD.pack(_BLOB_MAGIC, _BLOB_VERSION, bytes(3), len(envelopes))]
     for envelope in envelopes:
         parts += [struct.pack("<I", len(envelope)), envelope]
@@ -145,11 +194,16 @@ def _jpeg(data: bytes) -> Header:
     size: tuple[int, int] | None = None
     insert_at: int | None = None
     pieces: list[bytes] = []
-    for marker, start, payload_at, end in _jpeg_parts(data):
+    places: list[tuple[int, int]] = []
+    turned: int | None = None
+    for marker, start, payload_at, end in jpeg_parts(data):
         if not (0xE0 <= marker <= 0xEF or marker == _COM) and insert_at is None:
             insert_at = start
         if marker == _APP9 and data.startswith(_JPEG_MARK, payload_at, end):
             pieces.append(data[payload_at + len(_JPEG_MARK) : end])
+            places.append((start, end))
+        if marker == _APP1 and turned is None and data.startswith(_JPEG_EXIF, payload_at, end):
+            turned = orientation(data[payload_at + len(_JPEG_EXIF) : end])
         # C0..CF are frame headers, but for DHT (C4), JPG (C8) and DAC (CC).
         if 0xC0 <= marker <= 0xCF and marker not in (0xC4, 0xC8, 0xCC):
             if end - payload_at < 6:
@@ -157,11 +211,18 @@ def _jpeg(data: bytes) -> Header:
             size = struct.unpack_from(">HH", data, payload_at + 1)
     if size is None or insert_at is None:
         raise _cut("JPEG")
-    return Header("jpeg", size[1], size[0], False, False, _join(pieces), insert_at)
+    sealed = _join(pieces)
+    return Header(
+        "jpeg", size[1], size[0], False, False, sealed, insert_at, turned or 1, tuple(places)
+    )
 
 
-def _jpeg_parts(data: bytes) -> Iterator[tuple[int, int, int, int]]:
-    """Marker, its offset, offset and end of its payload; up to the first scan."""
+def jpeg_parts(data: bytes) -> Iterator[tuple[int, int, int, int]]:
+    """Marker, its offset, offset and end of its payload; up to and with the first scan's head.
+
+    Raises:
+        BadInputError: it ends too early, or has too many parts.
+    """
     at = len(_JPEG_START)
     for _ in range(MAX_PARTS):
         found = _NEXT_MARKER.search(data, at)  # bytes before a marker are skipped, as decoders do
@@ -191,8 +252,13 @@ def _jpeg_segments(blob: bytes) -> bytes:
     parts = []
     for index, piece in enumerate(pieces):
         payload = _JPEG_MARK + _JPEG_PART.pack(identity, index, len(pieces)) + piece
-        parts += [b"\xff", bytes([_APP9]), struct.pack(">H", len(payload) + 2), payload]
+        parts.append(jpeg_segment(_APP9, payload))
     return b"".join(parts)
+
+
+def jpeg_segment(marker: int, payload: bytes) -> bytes:
+    """A whole segment; the payload has at most 65533 bytes."""
+    return b"\xff" + bytes([marker]) + struct.pack(">H", len(payload) + 2) + payload
 
 
 def _join(segments: list[bytes]) -> tuple[bytes, ...]:
@@ -222,8 +288,10 @@ def _join(segments: list[bytes]) -> tuple[bytes, ...]:
 
 def _png(data: bytes) -> Header:
     size: tuple[int, int] | None = None
-    animated, sealed, envelopes = False, False, tuple[bytes, ...]()
-    for kind, at, body, end in _png_parts(data):
+    animated, envelopes = False, tuple[bytes, ...]()
+    places: list[tuple[int, int]] = []
+    turned = 1
+    for kind, at, body, end in png_parts(data):
         # Exactly one header, in front: a second one could announce another size to the decoder.
         if (kind == b"IHDR") != (size is None) or (size is None and end - body != 13):
             raise _cut("PNG")
@@ -233,16 +301,23 @@ def _png(data: bytes) -> Header:
             animated = True
         elif kind == _PNG_SEALED:
             (crc,) = struct.unpack_from(">I", data, end)
-            if sealed or crc != zlib.crc32(data[at + 4 : end]):
+            if places or crc != zlib.crc32(data[at + 4 : end]):
                 raise _damaged()
-            sealed, envelopes = True, _unpack(data[body:end])
+            envelopes = _unpack(data[body:end])
+            places.append((at, end + 4))
+        elif kind == b"eXIf":
+            turned = orientation(data[body:end])
         elif kind == b"IEND":
-            return Header("png", *size, animated, True, envelopes, at)
+            return Header("png", *size, animated, True, envelopes, at, turned, tuple(places))
     raise _cut("PNG")
 
 
-def _png_parts(data: bytes) -> Iterator[tuple[bytes, int, int, int]]:
-    """Type, offset of the chunk, offset and end of its body."""
+def png_parts(data: bytes) -> Iterator[tuple[bytes, int, int, int]]:
+    """Type, offset of the chunk, offset and end of its body.
+
+    Raises:
+        BadInputError: it ends too early, or has too many parts.
+    """
     at = len(_PNG_START)
     for _ in range(MAX_PARTS):
         if at + 12 > len(data):
@@ -257,36 +332,62 @@ def _png_parts(data: bytes) -> Iterator[tuple[bytes, int, int, int]]:
 
 
 def _png_chunk(blob: bytes) -> bytes:
-    typed = _PNG_SEALED + blob
-    return struct.pack(">I", len(blob)) + typed + struct.pack(">I", zlib.crc32(typed))
+    return png_chunk(_PNG_SEALED, blob)
+
+
+def png_chunk(kind: bytes, body: bytes) -> bytes:
+    """A whole chunk."""
+    typed = kind + body
+    return struct.pack(">I", len(body)) + typed + struct.pack(">I", zlib.crc32(typed))
 
 
 def _webp(data: bytes) -> Header:
     chunks = dict[bytes, tuple[int, int]]()
-    (riff,) = struct.unpack_from("<I", data, 4)
-    end = 8 + riff
-    if end > len(data):
-        raise _cut("WebP")
-    at = 12
-    for _ in range(MAX_PARTS):
-        if at + 8 > end:
-            break
-        kind, length = struct.unpack_from("<4sI", data, at)
-        if at + 8 + length > end:
-            raise _cut("WebP")
+    end = _webp_end(data)
+    for kind, body, length in webp_parts(data):
         if kind == _WEBP_SEALED and kind in chunks:
             raise _damaged()
-        chunks.setdefault(kind, (at + 8, length))
-        at += 8 + length + length % 2
-    else:
-        raise _too_many()
+        chunks.setdefault(kind, (body, length))
     width, height = _webp_size(data, chunks)
-    sealed: tuple[bytes, ...] = ()
+    sealed, places = tuple[bytes, ...](), tuple[tuple[int, int], ...]()
     if _WEBP_SEALED in chunks:
         body, length = chunks[_WEBP_SEALED]
         sealed = _unpack(data[body : body + length])
+        places = ((body - 8, min(body + length + length % 2, end)),)
+    turned = 1
+    if b"EXIF" in chunks:
+        body, length = chunks[b"EXIF"]
+        turned = orientation(data[body : body + length].removeprefix(_JPEG_EXIF))
     animated = b"ANIM" in chunks or b"ANMF" in chunks
-    return Header("webp", width, height, animated, b"VP8L" in chunks, sealed, end)
+    lossless = b"VP8L" in chunks
+    return Header("webp", width, height, animated, lossless, sealed, end, turned, places)
+
+
+def _webp_end(data: bytes) -> int:
+    if len(data) < 12:
+        raise _cut("WebP")
+    end = 8 + int.from_bytes(data[4:8], "little")
+    if end > len(data):
+        raise _cut("WebP")
+    return end
+
+
+def webp_parts(data: bytes) -> Iterator[tuple[bytes, int, int]]:
+    """Type, offset and length of the body of each chunk.
+
+    Raises:
+        BadInputError: it ends too early, or has too many parts.
+    """
+    at, end = 12, _webp_end(data)
+    for _ in range(MAX_PARTS):
+        if at + 8 > end:
+            return
+        kind, length = struct.unpack_from("<4sI", data, at)
+        if at + 8 + length > end:
+            raise _cut("WebP")
+        yield kind, at + 8, length
+        at += 8 + length + length % 2
+    raise _too_many()
 
 
 def _webp_size(data: bytes, chunks: dict[bytes, tuple[int, int]]) -> tuple[int, int]:
@@ -320,6 +421,64 @@ def _webp_with(data: bytes, header: Header, blob: bytes) -> bytes:
     chunk = _WEBP_SEALED + struct.pack("<I", len(blob)) + blob + b"\0" * (len(blob) % 2)
     body = b"".join((b"WEBP", extended, chunks, b"\0" * (len(chunks) % 2), chunk))
     return b"RIFF" + struct.pack("<I", len(body)) + body
+
+
+def _tiff(data: bytes) -> Header:
+    try:
+        tags = Tags(data)
+        entries, after = tags.directory(tags.first)
+        width = tags.number(entries.get(_TIFF_WIDTH))
+        height = tags.number(entries.get(_TIFF_HEIGHT))
+        turned = tags.number(entries.get(ORIENTATION), 1)
+    except ValueError:
+        raise _cut("TIFF") from None
+    sealed, places = tuple[bytes, ...](), tuple[tuple[int, int], ...]()
+    found = entries.get(_TIFF_SEALED)
+    if found is not None:
+        end = found.value_at + found.bytes
+        if found.kind != _UNDEFINED or end > len(data):
+            raise _damaged()
+        sealed = _unpack(data[found.value_at : end])
+        places = ((found.value_at, end),)
+    turned = turned if 1 <= turned <= 8 else 1
+    return Header("tiff", width, height, bool(after), True, sealed, len(data), turned, places)
+
+
+def _tiff_with(data: bytes, blob: bytes) -> bytes:
+    """A new first directory at the end, which has one entry more; the rest is not touched."""
+    tags = Tags(data)
+    entries, after = tags.directory(tags.first)
+    blob_at = len(data) + len(data) % 2
+    raw = {tag: data[entry.at : entry.at + 12] for tag, entry in entries.items()}
+    raw[_TIFF_SEALED] = struct.pack(
+        tags.order + "HHII", _TIFF_SEALED, _UNDEFINED, len(blob), blob_at
+    )
+    directory_at = blob_at + len(blob) + len(blob) % 2
+    head = data[:4] + struct.pack(tags.order + "I", directory_at)
+    directory = b"".join(
+        (
+            struct.pack(tags.order + "H", len(raw)),
+            *(raw[tag] for tag in sorted(raw)),
+            struct.pack(tags.order + "I", after),
+        )
+    )
+    padding = b"\0" * (blob_at - len(data))
+    return b"".join((head, data[8:], padding, blob, b"\0" * (len(blob) % 2), directory))
+
+
+def _tiff_without(data: bytes, header: Header) -> bytes:
+    """Cut off what `_tiff_with` appended, or blank it where something came after it."""
+    tags = Tags(data)
+    entries, after = tags.directory(tags.first)
+    ((start, end),) = header.sealed_at
+    kept = [data[e.at : e.at + 12] for tag, e in sorted(entries.items()) if tag != _TIFF_SEALED]
+    appended = tags.first == end + (end - start) % 2
+    left = data[:start] if appended else data[:start] + bytes(end - start) + data[end:]
+    left += b"\0" * (len(left) % 2)
+    directory = b"".join(
+        (struct.pack(tags.order + "H", len(kept)), *kept, struct.pack(tags.order + "I", after))
+    )
+    return left[:4] + struct.pack(tags.order + "I", len(left)) + left[8:] + directory
 
 
 def _cut(kind: str) -> BadInputError:

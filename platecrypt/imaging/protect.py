@@ -6,24 +6,16 @@ Fails closed: every failure raises, and no file is returned in which a given reg
 import os
 from collections.abc import Sequence
 from dataclasses import dataclass, field
-from datetime import UTC, datetime
-from typing import Any
+from datetime import datetime
 
 import numpy as np
 
-from platecrypt.cipher import (
-    PIXELS,
-    RECORD,
-    Keyring,
-    canonical_json,
-    keystream,
-    padded_record,
-    seal,
-)
+from platecrypt.cipher import DETACHED, PIXELS, Keyring, keystream
 from platecrypt.errors import BadInputError
 from platecrypt.imaging.codec import QUALITY, Image, Pixels, encode
 from platecrypt.imaging.containers import Format, embed
-from platecrypt.imaging.regions import MARGIN, Boxes, Region, grown, hull_boxes, region_of, regions
+from platecrypt.imaging.regions import MARGIN, Boxes, Region, regions
+from platecrypt.imaging.sealing import Origin, Sealer, check_scores, containing
 
 CELL = 8
 """Side of one cell of cover noise, pixels: a JPEG block, so a cell costs one coefficient."""
@@ -63,6 +55,7 @@ def protect(
     scores: Sequence[float] | None = None,
     format: Format | None = None,  # noqa: A002
     quality: int = QUALITY,
+    sidecar: bool = False,
 ) -> Protected:
     """Cover and seal every plate of `image`.
 
@@ -83,6 +76,7 @@ def protect(
         scores: one a box; sealed, never in clear.
         format: of the published file; None takes the image's own.
         quality: 1..100, for JPEG and lossy WebP.
+        sidecar: keep the envelopes out of the file.
 
     Raises:
         BadInputError: boxes, scores, margin or quality that cannot be used, or an image that
@@ -92,30 +86,22 @@ def protect(
     """
     if image.sealed:
         raise BadInputError("the image carries sealed plates already; recover it first")
-    if scores is not None and len(scores) != len(hull_boxes(boxes)):
-        raise BadInputError(f"{len(hull_boxes(boxes))} boxes but {len(scores)} scores")
+    check_scores(boxes, scores)
     found = regions(boxes, image.width, image.height, margin=margin)
-    context: dict[str, Any] = {
-        "model": model_name,
-        "model_version": model_version,
-        "request_id": request_id,
-        "source_sha256": image.sha256,
-        "time": _rfc3339(time),
-    }
+    origin = Origin(model_name, model_version, request_id, time)
+    sealer = Sealer(keyring, origin.context(image.sha256), DETACHED if sidecar else 0)
     envelopes = tuple(
-        _seal_region(image.pixels, region, {**context, "region": index}, keyring)
-        for index, region in enumerate(found)
+        seal_pixels(sealer, index, image.pixels, region) for index, region in enumerate(found)
     )
     record = None
     if found:
-        parts = grown(boxes, image.width, image.height, margin=margin)
-        within = [region_of(part, found) for part in parts]
-        record = _seal_record(boxes, within, len(found), scores, context, keyring)
+        within = containing(boxes, image.width, image.height, found, margin=margin)
+        record = sealer.record(boxes, within, len(found), scores)
     covered = cover(image.pixels, found)
     chosen = format or image.format
     keep = image.lossless or image.format == "png"
     data = encode(covered, chosen, quality=quality, lossless=keep)
-    if record is not None:
+    if record is not None and not sidecar:
         data = embed(data, [*envelopes, record])
     return Protected(data, chosen, covered, found, envelopes, record)
 
@@ -125,10 +111,10 @@ def cover(pixels: Pixels, found: Sequence[Region]) -> Pixels:
 
     The noise is LCL-1 under a fresh key that is thrown away, one byte a cell: it depends on nothing
     in the picture. Cells lie on the grid of JPEG blocks and have no colour, so they cost about two
-    bytes each and the file does not grow.
+    bytes each and the file does not grow. An alpha channel becomes opaque there.
 
     Args:
-        pixels: (H, W, 3) uint8.
+        pixels: (H, W) or (H, W, C) uint8.
         found: regions within it.
     """
     covered = pixels.copy()
@@ -136,46 +122,26 @@ def cover(pixels: Pixels, found: Sequence[Region]) -> Pixels:
         ((y2 - 1) // CELL - y1 // CELL + 1, (x2 - 1) // CELL - x1 // CELL + 1)
         for x1, y1, x2, y2 in found
     ]
-    noise = np.frombuffer(
-        keystream(os.urandom(32), sum(rows * columns for rows, columns in shapes)), np.uint8
-    )
+    noise = fresh_noise(sum(rows * columns for rows, columns in shapes))
     for (x1, y1, x2, y2), (rows, columns) in zip(found, shapes, strict=True):
         cells, noise = noise[: rows * columns].reshape(rows, columns), noise[rows * columns :]
         row = np.arange(y1, y2) // CELL - y1 // CELL
         column = np.arange(x1, x2) // CELL - x1 // CELL
-        covered[y1:y2, x1:x2] = cells[row][:, column, np.newaxis]
+        grey = cells[row][:, column]
+        covered[y1:y2, x1:x2] = grey if pixels.ndim == 2 else grey[..., np.newaxis]
+        if pixels.ndim == 3 and pixels.shape[2] == 4:
+            covered[y1:y2, x1:x2, 3] = 255
     return covered
 
 
-def _seal_region(
-    pixels: Pixels, region: Region, context: dict[str, Any], keyring: Keyring
-) -> bytes:
+def fresh_noise(count: int) -> Pixels:
+    """So many bytes of LCL-1 under a key that nobody keeps."""
+    return np.frombuffer(keystream(os.urandom(32), count), np.uint8)
+
+
+def seal_pixels(sealer: Sealer, number: int, pixels: Pixels, region: Region) -> bytes:
+    """The envelope of a region's upright pixels."""
     x1, y1, x2, y2 = region
     plate = np.ascontiguousarray(pixels[y1:y2, x1:x2])
-    ctx = {**context, "box": list(region), "shape": list(plate.shape), "dtype": "uint8"}
-    return seal(plate.data, canonical_json(ctx), keyring, content_type=PIXELS)
-
-
-def _seal_record(
-    boxes: Boxes,
-    within: Sequence[int],
-    count: int,
-    scores: Sequence[float] | None,
-    context: dict[str, Any],
-    keyring: Keyring,
-) -> bytes:
-    """What the detector said, sealed and padded; `regions` tells if an envelope was taken out."""
-    plates: list[dict[str, Any]] = [
-        {"box": [round(value, 2) for value in box], "class": "plate", "region": region}
-        for box, region in zip(hull_boxes(boxes).tolist(), within, strict=True)
-    ]
-    for plate, score in zip(plates, scores or (), strict=False):
-        plate["score"] = round(float(score), 6)
-    record = padded_record({"plates": plates, "regions": count})
-    return seal(record, canonical_json(context), keyring, content_type=RECORD)
-
-
-def _rfc3339(time: datetime) -> str:
-    if time.tzinfo is None:
-        raise ValueError(f"time {time.isoformat()} has no time zone; hand in an aware datetime")
-    return time.astimezone(UTC).isoformat(timespec="milliseconds").replace("+00:00", "Z")
+    fields = {"box": list(region), "shape": list(plate.shape), "dtype": "uint8"}
+    return sealer.plate(number, plate.data, PIXELS, fields)

@@ -94,16 +94,25 @@ def regions(boxes: Boxes, width: int, height: int, *, margin: float = MARGIN) ->
     Raises:
         BadInputError: see `hull_boxes`; a box outside the picture; a margin out of range.
     """
-    merged: list[Region] = []
-    for region in grown(boxes, width, height, margin=margin):
-        current, rest = region, merged
+    return merged(grown(boxes, width, height, margin=margin))
+
+
+def merged(parts: Sequence[Region]) -> tuple[Region, ...]:
+    """Regions that share no pixel: those that overlap made one, from top to bottom, left to right.
+
+    Args:
+        parts: in any order.
+    """
+    done: list[Region] = []
+    for region in parts:
+        current, rest = region, done
         # A union may reach regions that neither part touched: go on until nothing is left over.
         while hit := [other for other in rest if other.overlaps(current)]:
             rest = [other for other in rest if not other.overlaps(current)]
             for other in hit:
                 current = current.union(other)
-        merged = [*rest, current]
-    return tuple(sorted(merged, key=lambda r: (r.y1, r.x1)))
+        done = [*rest, current]
+    return tuple(sorted(done, key=lambda r: (r.y1, r.x1)))
 
 
 def grown(boxes: Boxes, width: int, height: int, *, margin: float = MARGIN) -> list[Region]:

@@ -91,7 +91,8 @@ def test_the_first_version_goes_live(stage: Any, encoded: Encoded) -> None:
     assert version_of(candidate.url, encoded()) == "1"
     served = stage.deployer.promote(candidate)
     assert served.url == f"http://127.0.0.1:{stage.settings.port}/v1/models/plates:predict"
-    assert served == stage.deployer.live() == Endpoint(served.url, "1", digest, live=True)
+    assert served == stage.deployer.live()
+    assert served == Endpoint(served.url, "1", digest, live=True, grpc=served.grpc)
     assert names(stage) == ["predictor", "transformer"]
     assert len(serving_processes(stage)) == 2
     assert version_of(served.url, encoded()) == "1"
@@ -185,7 +186,7 @@ def test_it_listens_on_loopback_only(stage: Any) -> None:
         for connection in psutil.net_connections("inet")
         if connection.pid in ours and connection.status == psutil.CONN_LISTEN
     ]
-    assert len(listening) == 3
+    assert len(listening) == 4
     assert set(listening) <= {"127.0.0.1", "::ffff:127.0.0.1"}
 
 

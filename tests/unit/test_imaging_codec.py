@@ -104,7 +104,7 @@ def test_what_is_no_picture_is_refused() -> None:
         one_line(data)
     out = io.BytesIO()
     Pillow.fromarray(picture()).save(out, "GIF")
-    assert "not a JPEG, PNG or WebP" in one_line(out.getvalue())
+    assert "not a JPEG, PNG, WebP or TIFF" in one_line(out.getvalue())
 
 
 def png_bomb(side: int) -> bytes:

@@ -255,7 +255,7 @@ def test_what_cannot_be_protected_raises() -> None:
         protected(decode(protected(source).data))
 
 
-@pytest.mark.parametrize("broken", ["seal", "cover", "encode", "embed", "_seal_record"])
+@pytest.mark.parametrize("broken", ["seal_pixels", "cover", "encode", "embed", "containing"])
 def test_a_failure_in_any_step_returns_nothing(
     broken: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:

@@ -1,0 +1,63 @@
+"""What every command does the same way: read settings and input, print, complain."""
+
+import json
+import sys
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated, Any
+
+import typer
+
+from platecrypt.errors import BadInputError
+
+if TYPE_CHECKING:
+    from platecrypt.cipher import Keyring
+    from platecrypt.settings import Settings
+
+STANDARD = "-"
+"""Names standard input or output."""
+AsJson = Annotated[bool, typer.Option("--json", help="Print JSON for a program.")]
+
+
+def load_settings(**flags: Any) -> "Settings":
+    """The settings in force; `flags` that are None count as not given."""
+    from platecrypt.settings import load
+
+    return load(**flags)
+
+
+def load_keyring(path: Path) -> "Keyring":
+    """The keyring in a file.
+
+    Raises:
+        BadInputError: it cannot be used; the message names the file and the remedy.
+    """
+    from platecrypt.cipher import Keyring, KeyringError
+
+    try:
+        return Keyring.load(path)
+    except KeyringError as error:
+        raise BadInputError(str(error)) from None
+
+
+def read_input(file: str) -> bytes:
+    """The bytes of a file, or of standard input.
+
+    Raises:
+        BadInputError: it cannot be read.
+    """
+    if file == STANDARD:
+        return sys.stdin.buffer.read()
+    try:
+        return Path(file).read_bytes()
+    except OSError as error:
+        raise BadInputError(f"{file}: {error.strerror}") from None
+
+
+def print_result(as_json: bool, value: Any, text: str) -> None:
+    """Print to standard output: `value` as JSON for a program, or `text` for people."""
+    typer.echo(json.dumps(value, indent=1) if as_json else text)
+
+
+def say(line: str) -> None:
+    """A line for people, on standard error."""
+    typer.echo(line, err=True)

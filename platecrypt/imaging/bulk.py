@@ -1,0 +1,296 @@
+"""Protect many files at once: processes beside each other, one bad file does not stop the rest."""
+
+import hashlib
+import multiprocessing
+import uuid
+from collections.abc import Iterator, Sequence
+from concurrent.futures import FIRST_COMPLETED, Future, ProcessPoolExecutor, wait
+from concurrent.futures.process import BrokenProcessPool
+from dataclasses import dataclass, replace
+from datetime import UTC, datetime
+from pathlib import Path
+from typing import Literal
+
+from platecrypt.cipher import Keyring, KeyringError, warm_up
+from platecrypt.detection import Detector
+from platecrypt.errors import BadInputError, PlatecryptError, UnavailableError
+from platecrypt.imaging.boxes import Quads
+from platecrypt.imaging.files import (
+    ProtectedFile,
+    protect_file,
+    sidecar_of,
+    visible,
+    write_whole,
+)
+from platecrypt.imaging.recover import FORMATS, sealed_in
+from platecrypt.imaging.regions import MARGIN
+from platecrypt.imaging.sealing import Origin
+
+State = Literal["protected", "skipped", "failed"]
+GIVEN = "given"
+"""Model name in the context of plates that a box file named."""
+
+
+@dataclass(frozen=True)
+class Options:
+    """How files are protected.
+
+    Attributes:
+        keys: the keyring file; its newest master seals.
+        model: the detector's ONNX file; None where every job has boxes.
+        margin: share of a box's size added at each side.
+        confidence: boxes with a score at or below it are dropped; None takes the detector's own.
+        sidecar: keep the envelopes in `NAME.sle`.
+        strip_metadata: leave out places, makers, serial numbers and times.
+        force: protect again what is protected already.
+    """
+
+    keys: Path
+    model: Path | None = None
+    margin: float = MARGIN
+    confidence: float | None = None
+    sidecar: bool = False
+    strip_metadata: bool = False
+    force: bool = False
+
+
+@dataclass(frozen=True)
+class Job:
+    """One file.
+
+    Attributes:
+        source, target: where from and where to.
+        boxes: its plates; None: the detector looks.
+    """
+
+    source: Path
+    target: Path
+    boxes: Quads | None = None
+
+
+@dataclass(frozen=True)
+class Outcome:
+    """What became of one file.
+
+    Attributes:
+        source, target: as in the job.
+        state: 'protected', 'skipped' (done before) or 'failed'.
+        plates: regions covered.
+        notes: what is not as it was.
+        error: one line where it failed.
+        exit_code: 0, 1 (failed) or 2 (the input cannot be used).
+    """
+
+    source: Path
+    target: Path
+    state: State
+    plates: int = 0
+    notes: tuple[str, ...] = ()
+    error: str = ""
+    exit_code: int = 0
+
+
+class Worker:
+    """Protects one file after another; keys and model are loaded once."""
+
+    def __init__(self, options: Options) -> None:
+        """Load what is needed.
+
+        Raises:
+            BadInputError: the keyring or the model cannot be used.
+        """
+        import cv2
+
+        cv2.setNumThreads(1)  # processes run beside each other
+        try:
+            self._keyring = Keyring.load(options.keys)
+        except KeyringError as error:
+            raise BadInputError(str(error)) from None
+        warm_up()
+        self._options = options
+        self._detector = None if options.model is None else Detector.load(options.model)
+
+    def protect(self, data: bytes, boxes: Quads | None) -> ProtectedFile:
+        """Protect one file's bytes.
+
+        Raises:
+            BadInputError: see `protect_file`.
+        """
+        options, scores = self._options, None
+        name, version = GIVEN, GIVEN
+        found: object = boxes
+        if boxes is None:
+            if self._detector is None or options.model is None:
+                raise BadInputError("there is no detector and no box file to say where plates are")
+            seen = self._detector.detect(visible(data), confidence=options.confidence)
+            found, scores = seen.boxes, seen.scores.tolist()
+            name, version = options.model.stem, self._detector.digest[:12]
+        now = datetime.now(UTC)
+        return protect_file(
+            data,
+            found,  # type: ignore[arg-type]
+            self._keyring,
+            origin=Origin(name, version, uuid.uuid4().hex, now),
+            margin=options.margin,
+            scores=scores,
+            sidecar=options.sidecar,
+            strip_metadata=options.strip_metadata,
+        )
+
+    def run(self, job: Job) -> Outcome:
+        """Do one job; whatever is wrong with its file is in the outcome."""
+        failed = Outcome(job.source, job.target, "failed", exit_code=1)
+        try:
+            data = job.source.read_bytes()
+            if not self._options.force and is_done(data, job.target):
+                return replace(failed, state="skipped", exit_code=0)
+            done = self.protect(data, job.boxes)
+            job.target.parent.mkdir(parents=True, exist_ok=True)
+            if done.sidecar is not None:
+                # First: a protected picture whose plates are nowhere would be a loss.
+                write_whole(sidecar_of(job.target), done.sidecar)
+            write_whole(job.target, done.data)
+        except PlatecryptError as error:
+            message = " ".join(str(error).split())
+            return replace(failed, error=message, exit_code=error.exit_code)
+        except (KeyringError, MemoryError) as error:
+            return replace(failed, error=str(error) or "not enough memory")
+        except OSError as error:
+            return replace(failed, error=f"{error.filename or job.source}: {error.strerror}")
+        plates = len(done.regions)
+        return replace(failed, state="protected", exit_code=0, plates=plates, notes=done.notes)
+
+
+def is_done(data: bytes, target: Path) -> bool:
+    """Whether `target` holds what protecting `data` gave: sealed from these very bytes."""
+    try:
+        published = target.read_bytes()
+        beside = sidecar_of(target)
+        sidecar = beside.read_bytes() if beside.exists() else None
+        items = sealed_in(published, sidecar=sidecar)
+    except (OSError, BadInputError):
+        return False
+    return bool(items[0].origin[0] == hashlib.sha256(data).hexdigest())
+
+
+def jobs_for(sources: Sequence[Path], output: Path) -> list[Job]:
+    """What to do for files and folders.
+
+    A folder is walked, and its tree appears under `output`; files lie in `output` side by side. One
+    file goes to `output` itself where that ends like a picture.
+
+    Raises:
+        BadInputError: a source is missing, a folder holds no picture, two sources have one target,
+            or a target is a source.
+    """
+    jobs: list[Job] = []
+    one = len(sources) == 1 and sources[0].is_file()
+    for source in sources:
+        if source.is_dir():
+            if output.resolve() == source.resolve():
+                raise BadInputError(f"{output} would overwrite its inputs; choose another folder")
+            inside = sorted(p for p in source.rglob("*") if _is_picture(p, output))
+            if not inside:
+                raise BadInputError(f"{source} holds no picture ({', '.join(FORMATS)})")
+            jobs += [Job(path, output / path.relative_to(source)) for path in inside]
+        elif source.is_file():
+            whole = one and output.suffix.lower() in FORMATS and not output.is_dir()
+            jobs.append(Job(source, output if whole else output / source.name))
+        else:
+            raise BadInputError(f"{source} does not exist")
+    _check_targets(jobs)
+    return jobs
+
+
+def _is_picture(path: Path, output: Path) -> bool:
+    hidden = any(part.startswith(".") for part in path.parts if part not in (".", ".."))
+    inside_output = output.resolve() in path.resolve().parents
+    return path.suffix.lower() in FORMATS and path.is_file() and not hidden and not inside_output
+
+
+def _check_targets(jobs: Sequence[Job]) -> None:
+    sources = {job.source.resolve() for job in jobs}
+    targets: dict[Path, Path] = {}
+    for job in jobs:
+        target = job.target.resolve()
+        if target in sources:
+            raise BadInputError(
+                f"{job.target} would overwrite an input; choose another place with -o"
+            )
+        if target in targets:
+            raise BadInputError(f"{job.source} and {targets[target]} would both become {target}")
+        targets[target] = job.source
+
+
+def protect_all(jobs: Sequence[Job], options: Options, *, workers: int = 1) -> Iterator[Outcome]:
+    """Do all jobs; outcomes come in the order in which they end.
+
+    Args:
+        jobs: what to do.
+        options: how.
+        workers: processes beside each other.
+
+    Raises:
+        BadInputError: the keyring or the model cannot be used; nothing was done.
+    """
+    if workers < 1:
+        raise BadInputError(f"--workers {workers} is less than 1")
+    worker = Worker(options)  # also for the errors it raises, before anything is started
+    if workers == 1 or len(jobs) < 2:
+        yield from map(worker.run, jobs)
+        return
+    yield from _in_processes(list(jobs), options, min(workers, len(jobs)))
+
+
+def _in_processes(jobs: list[Job], options: Options, workers: int) -> Iterator[Outcome]:
+    """A process that dies takes its pool with it: what it may have worked on is tried alone."""
+    left = jobs[::-1]
+    while left:
+        running: dict[Future[Outcome], Job] = {}
+        suspects: list[Job] = []
+        with _pool(options, workers) as pool:
+            while (left or running) and not suspects:
+                while left and len(running) < 2 * workers:
+                    job = left.pop()
+                    running[pool.submit(_run_in_worker, job)] = job
+                for future in wait(running, return_when=FIRST_COMPLETED).done:
+                    job = running.pop(future)
+                    try:
+                        yield future.result()
+                    except BrokenProcessPool:
+                        suspects = [job, *running.values()]
+                        break
+                if suspects:
+                    running.clear()
+        for job in suspects:
+            yield _alone(job, options)
+
+
+def _alone(job: Job, options: Options) -> Outcome:
+    with _pool(options, 1) as pool:
+        try:
+            return pool.submit(_run_in_worker, job).result()
+        except BrokenProcessPool:
+            why = "the process that worked on it died; the file is damaged, or memory ran out"
+            return Outcome(job.source, job.target, "failed", error=why, exit_code=1)
+
+
+def _pool(options: Options, workers: int) -> ProcessPoolExecutor:
+    context = multiprocessing.get_context("forkserver")
+    # The server imports once, and every worker is a fork of it.
+    context.set_forkserver_preload([__name__])
+    return ProcessPoolExecutor(workers, context, initializer=_start_worker, initargs=(options,))
+
+
+_worker: Worker | None = None
+
+
+def _start_worker(options: Options) -> None:
+    global _worker
+    _worker = Worker(options)
+
+
+def _run_in_worker(job: Job) -> Outcome:
+    if _worker is None:
+        raise UnavailableError("the worker was not started")
+    return _worker.run(job)

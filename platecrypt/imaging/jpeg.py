@@ -1,0 +1,360 @@
+"""JPEG without loss: the quantised DCT coefficients are read and written, never the pixels.
+
+jpeglib does both. It works by path, so the bytes pass through a private folder in memory where the
+system has one; and it is not safe in several threads, hence the lock. What libjpeg is given is
+stripped to what it needs: hostile metadata never reaches it.
+"""
+
+import contextlib
+import copy
+import re
+import tempfile
+import threading
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import numpy.typing as npt
+
+from platecrypt.errors import BadInputError
+from platecrypt.imaging.containers import MAX_PARTS, jpeg_parts
+from platecrypt.imaging.regions import Region
+
+Coefficients = npt.NDArray[np.int16]
+
+BLOCK = 8
+_NAMES = ("Y", "Cb", "Cr")
+_LEVELS = 1024
+_FAST, _PROGRESSIVE = "turbo210", "mozjpeg403"
+"""Of the libraries in jpeglib: the quickest, and the one that writes progressive files."""
+_KEEP_FOR_COLOUR = (0xE0, 0xEE)  # JFIF and Adobe decide what the components mean
+_COLOUR_SEGMENTS = 8
+_START = b"\xff\xd8"
+_MEMORY = Path("/dev/shm")  # noqa: S108
+_lock = threading.Lock()
+
+
+_AFTER_SCAN = re.compile(rb"\xff[^\x00\xff\xd0-\xd7\x01]")
+_SOS, _EOI, _COM = 0xDA, 0xD9, 0xFE
+_TABLES_OF_FRAMES = (0xC4, 0xC8, 0xCC)
+
+
+class NotLosslessError(Exception):
+    """A JPEG that cannot be protected block by block; the message says why."""
+
+
+@dataclass(frozen=True)
+class Segment:
+    """One metadata segment.
+
+    Attributes:
+        marker: its second byte: 0xE0..0xEF or 0xFE.
+        data: the whole segment.
+    """
+
+    marker: int
+    data: bytes
+
+    @property
+    def payload(self) -> bytes:
+        """What it says."""
+        return self.data[4:]
+
+
+@dataclass(frozen=True, eq=False)
+class JpegFile:
+    """The parts of a JPEG file.
+
+    Attributes:
+        metadata: the APP and comment segments, in order.
+        body: everything else from the first table to the end of the picture.
+        trailer: what follows the picture: often another picture.
+        frame: marker of the frame header.
+        precision: bits a sample.
+        names: the components' ids.
+        name_offsets: where in `body` an id stands.
+    """
+
+    metadata: tuple[Segment, ...]
+    body: bytes
+    trailer: bytes
+    frame: int
+    precision: int
+    names: tuple[int, ...]
+    name_offsets: tuple[int, ...]
+
+    @classmethod
+    def parse(cls, data: bytes) -> "JpegFile":
+        """Take a file apart.
+
+        Raises:
+            BadInputError: it is damaged or has no end.
+        """
+        metadata: list[Segment] = []
+        body: list[bytes] = []
+        offsets: list[int] = []
+        frame, precision, names = 0, 0, b""
+        at, size = 2, 0
+        for marker, start, payload, end in _all_parts(data):
+            at = end
+            if 0xE0 <= marker <= 0xEF or marker == _COM:
+                metadata.append(Segment(marker, data[start:end]))
+                continue
+            if 0xC0 <= marker <= 0xCF and marker not in _TABLES_OF_FRAMES:
+                count = data[payload + 5] if end - payload > 5 else 0
+                if end - payload != 6 + 3 * count or names:
+                    raise _damaged()
+                frame, precision = marker, data[payload]
+                places = range(payload + 6, end, 3)
+                names = bytes(data[place] for place in places)
+                offsets += [size + place - start for place in places]
+            if marker == _SOS:
+                head = 4 + int.from_bytes(data[start + 2 : start + 4], "big") - 2
+                count = data[start + 4]
+                if head != 4 + 1 + 2 * count + 3:
+                    raise _damaged()
+                offsets += [size + 5 + 2 * index for index in range(count)]
+            body.append(data[start:end])
+            size += end - start
+        if not names:
+            raise _damaged()
+        return cls(
+            tuple(metadata),
+            b"".join(body),
+            data[at:],
+            frame,
+            precision,
+            tuple(names),
+            tuple(offsets),
+        )
+
+
+def _all_parts(data: bytes) -> Iterator[tuple[int, int, int, int]]:
+    """Every segment, a scan with its data, the end of the image: marker, start, payload, end."""
+    at = 2
+    for marker, start, payload, end in jpeg_parts(data):
+        if marker == _SOS:
+            at = start
+            break
+        yield marker, start, payload, end
+    for _ in range(MAX_PARTS):
+        marker = data[at + 1]
+        if marker == _EOI:
+            yield marker, at, at + 2, at + 2
+            return
+        length = int.from_bytes(data[at + 2 : at + 4], "big")
+        end = at + 2 + length
+        if length < 2 or end > len(data):
+            raise _damaged()
+        start = at
+        if marker == _SOS:
+            found = _AFTER_SCAN.search(data, end)
+            if found is None:
+                raise _damaged()
+            end = found.start()
+        yield marker, start, start + 4, end
+        # Bytes between segments are skipped, as decoders do.
+        found = _AFTER_SCAN.search(data, end)
+        if found is None:
+            raise _damaged()
+        at = found.start()
+    raise _damaged()
+
+
+def _damaged() -> BadInputError:
+    return BadInputError("the JPEG image is damaged or cut short; fetch it again")
+
+
+@dataclass(eq=False)
+class Blocks:
+    """The coefficients of one JPEG.
+
+    Attributes:
+        width, height: pixels as stored.
+        progressive: how the source was written, and how it is written again.
+        components: one array each, (rows, columns, 8, 8) int16, quantised.
+        factors: (components, 2): vertical and horizontal sampling factor.
+    """
+
+    width: int
+    height: int
+    progressive: bool
+    components: list[Coefficients]
+    factors: npt.NDArray[Any]
+    _jpeg: Any
+
+    @property
+    def unit(self) -> tuple[int, int]:
+        """Width and height of one MCU, pixels: regions lie on this grid."""
+        down, across = self.factors.max(axis=0)
+        return BLOCK * int(across), BLOCK * int(down)
+
+    def window(self, index: int, region: Region) -> tuple[slice, slice]:
+        """Rows and columns of blocks of a component under a region on the grid of `unit`."""
+        wide, high = self.unit
+        down, across = (int(value) for value in self.factors[index])
+        rows = slice(region.y1 // high * down, -(-region.y2 // high) * down)
+        columns = slice(region.x1 // wide * across, -(-region.x2 // wide) * across)
+        return rows, columns
+
+    def cut(self, region: Region) -> "Blocks":
+        """The blocks under a region (on the grid, clipped to the picture), as a JPEG of its own."""
+        parts = [
+            np.ascontiguousarray(component[self.window(index, region)])
+            for index, component in enumerate(self.components)
+        ]
+        return self._with(parts, region.width, region.height)
+
+    def paste(self, part: "Blocks", region: Region) -> None:
+        """Put blocks back where `cut` took them.
+
+        Raises:
+            ValueError: they are not of this picture.
+        """
+        if len(part.components) != len(self.components):
+            raise ValueError("another number of components")
+        for index, component in enumerate(self.components):
+            target = component[self.window(index, region)]
+            if target.shape != part.components[index].shape:
+                raise ValueError("another number of blocks")
+            target[...] = part.components[index]
+
+    def fill(self, region: Region, noise: npt.NDArray[np.uint8]) -> None:
+        """Replace every block under a region by one flat grey: its DC coefficient is the noise.
+
+        Args:
+            region: on the grid of `unit`, clipped to the picture.
+            noise: at least `cells(region)` bytes.
+        """
+        for index, component in enumerate(self.components):
+            blocks = component[self.window(index, region)]
+            blocks[...] = 0
+            if index == 0:
+                count = blocks.shape[0] * blocks.shape[1]
+                grey = noise[:count].reshape(blocks.shape[:2]).astype(np.float64) - 128
+                step = float(self._jpeg.get_component_qt(0)[0, 0]) or 1.0
+                level = np.rint(grey * BLOCK / step)
+                blocks[:, :, 0, 0] = np.clip(level, -_LEVELS, _LEVELS - 1)
+
+    def cells(self, region: Region) -> int:
+        """How many bytes of noise `fill` takes."""
+        rows, columns = self.window(0, region)
+        return int((rows.stop - rows.start) * (columns.stop - columns.start))
+
+    def write(self, *, progressive: bool | None = None) -> bytes:
+        """A JPEG file of exactly these coefficients, without metadata.
+
+        Raises:
+            NotLosslessError: the library refuses.
+        """
+        jpeg = copy.copy(self._jpeg)
+        for name, component in zip(_NAMES, self.components, strict=False):
+            setattr(jpeg, name, component)
+        chosen = self.progressive if progressive is None else progressive
+        with _library(_PROGRESSIVE if chosen else _FAST) as folder:
+            path = folder / "out.jpg"
+            try:
+                jpeg.write_dct(str(path), flags=[] if chosen else ["+OPTIMIZE_CODING"])
+                return path.read_bytes()
+            except OSError as error:
+                raise NotLosslessError(f"its coefficients cannot be written: {error}") from None
+
+    def _with(self, components: list[Coefficients], width: int, height: int) -> "Blocks":
+        jpeg = copy.copy(self._jpeg)
+        jpeg.content, jpeg.markers = None, []
+        jpeg.width, jpeg.height = width, height
+        jpeg.block_dims = np.array([part.shape[:2] for part in components])
+        jpeg.num_scans = 1
+        return Blocks(width, height, False, components, self.factors, jpeg)
+
+    def fits(self, part: "Blocks") -> bool:
+        """Whether blocks can go back: same sampling and quantisers, so not encoded anew since."""
+        if not np.array_equal(self.factors, part.factors):
+            return False
+        return all(
+            np.array_equal(self._jpeg.get_component_qt(index), part._jpeg.get_component_qt(index))
+            for index in range(len(self.components))
+        )
+
+
+def read_blocks(file: JpegFile) -> Blocks:
+    """The coefficients of a JPEG file.
+
+    Raises:
+        NotLosslessError: CMYK, arithmetic coding, 12 bits, lossless or hierarchical JPEG.
+        BadInputError: it is damaged.
+    """
+    if file.frame not in (0xC0, 0xC1, 0xC2):
+        raise NotLosslessError(f"it is JPEG of a rare kind (SOF{file.frame - 0xC0})")
+    if file.precision != 8:
+        raise NotLosslessError(f"it has {file.precision} bits a sample")
+    if len(file.names) not in (1, 3):
+        # jpeglib 1.0.2 reads the fourth component of CMYK but does not write it.
+        raise NotLosslessError(f"it has {len(file.names)} components (CMYK has 4)")
+    colour = [segment.data for segment in file.metadata if segment.marker in _KEEP_FOR_COLOUR]
+    return _read(b"".join((_START, *colour[:_COLOUR_SEGMENTS], file.body)))
+
+
+def read_part(data: bytes) -> Blocks:
+    """The coefficients of what `Blocks.write` made of a part.
+
+    Raises:
+        BadInputError: it is no such thing.
+    """
+    return read_blocks(JpegFile.parse(data))
+
+
+def _read(data: bytes) -> Blocks:
+    import jpeglib
+
+    with _library(_FAST) as folder:
+        path = folder / "in.jpg"
+        path.write_bytes(data)
+        try:
+            jpeg = jpeglib.read_dct(str(path))
+            jpeg.load()
+        except (OSError, ValueError, IndexError):
+            raise _damaged() from None
+    count = int(jpeg.num_components)
+    components = [getattr(jpeg, name) for name in _NAMES[:count]]
+    factors = np.asarray(jpeg.samp_factor)[:count]
+    # `content` would be parsed once more on writing, metadata and all.
+    jpeg.markers = []
+    width, height = int(jpeg.width), int(jpeg.height)
+    return Blocks(width, height, bool(jpeg.progressive_mode), components, factors, jpeg)
+
+
+@contextlib.contextmanager
+def _library(version: str) -> Iterator[Path]:
+    """One of jpeglib's libraries for us alone, and a private folder, in memory if there is such."""
+    import jpeglib
+
+    with _lock, tempfile.TemporaryDirectory(dir=_MEMORY if _MEMORY.is_dir() else None) as folder:
+        before = tempfile.tempdir
+        tempfile.tempdir = folder  # jpeglib makes copies under that name
+        try:
+            if jpeglib.version.get() != version:
+                jpeglib.version.set(version)
+            yield Path(folder)
+        finally:
+            tempfile.tempdir = before
+
+
+def assemble(file: JpegFile, written: bytes, metadata: Sequence[Segment]) -> bytes:
+    """A file with other coefficients and metadata, and with the component names of the source.
+
+    Without a JFIF or Adobe segment these names tell a decoder what the colours are.
+
+    Args:
+        file: the source.
+        written: what `Blocks.write` made of it.
+        metadata: in order.
+    """
+    new = JpegFile.parse(written)
+    body = bytearray(new.body)
+    names = dict(zip(new.names, file.names, strict=True))
+    for at in new.name_offsets:
+        body[at] = names[body[at]]
+    return b"".join((_START, *(segment.data for segment in metadata), bytes(body)))
