@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
+from platecrypt.commands import videos
 from platecrypt.commands.shared import (
     STANDARD,
     AsJson,
@@ -52,9 +53,12 @@ def protect(
         bool, typer.Option("--strip-metadata", help="Leave out places, makers, serials, times.")
     ] = False,
     force: Annotated[bool, typer.Option("--force", help="Also what is protected already.")] = False,
+    every: Annotated[
+        int, typer.Option(min=1, max=250, help="Video: look at every N-th frame.")
+    ] = 5,
     as_json: AsJson = False,
 ) -> None:
-    """Lock away the plates in pictures, without loss outside of them."""
+    """Lock away the plates in pictures and videos; pictures lose nothing outside of them."""
     from platecrypt.imaging.boxes import BoxFile
     from platecrypt.imaging.bulk import Options
 
@@ -69,8 +73,12 @@ def protect(
         _protect_stream(files, output, options, given, as_json)
         return
     jobs = _jobs([Path(file) for file in files], Path(output), given)
-    outcomes = _protect_jobs(jobs, options, workers)
-    _report(outcomes, as_json)
+    stills = [job for job in jobs if not videos.is_video(job.source)]
+    outcomes = _protect_jobs(stills, options, workers) if stills else []
+    outcomes += [
+        videos.protect_one(job, options, every) for job in jobs if videos.is_video(job.source)
+    ]
+    _report(sorted(outcomes, key=lambda outcome: str(outcome.source)), as_json)
 
 
 def _served_model() -> Path:
@@ -87,8 +95,9 @@ def _jobs(sources: list[Path], output: Path, given: "BoxFile | None") -> "list[J
     from dataclasses import replace
 
     from platecrypt.imaging.bulk import jobs_for
+    from platecrypt.imaging.recover import FORMATS
 
-    jobs = jobs_for(sources, output)
+    jobs = jobs_for(sources, output, (*FORMATS, *videos.SUFFIXES))
     if given is None:
         return jobs
     held = {name: name for job in jobs for name in _names(job, output)}
@@ -121,7 +130,7 @@ def _protect_jobs(jobs: "Sequence[Job]", options: "Options", workers: int) -> "l
         for outcome in protect_all(jobs, options, workers=workers):
             outcomes.append(outcome)
             bar(len(outcomes), len(jobs))
-    return sorted(outcomes, key=lambda outcome: str(outcome.source))
+    return outcomes
 
 
 def _report(outcomes: "list[Outcome]", as_json: bool) -> None:
@@ -209,6 +218,9 @@ def recover(
         str | None, typer.Option(help="A disclosure token, or @FILE that holds one; no key needed.")
     ] = None,
     plate: Plate = None,
+    track: Annotated[
+        int | None, typer.Option(min=0, help="Of a video: write this plate's frames to a folder.")
+    ] = None,
     as_json: AsJson = False,
 ) -> None:
     """Put the plates back into a protected picture, with the key or a token."""
@@ -217,6 +229,10 @@ def recover(
     from platecrypt.imaging.recover import recovered_bytes, suffix_of
 
     target = Path(output)
+    if track is not None or videos.is_video(Path(file)):
+        path = load_settings(keys_file=keys).keyring_path
+        videos.recover_track(Path(file), path, track, target, as_json)
+        return
     if file != STANDARD and target.exists() and target.samefile(file):
         raise BadInputError(f"{output} is the input; it is never overwritten")
     keyring = None if token else load_keyring(load_settings(keys_file=keys).keyring_path)
@@ -262,7 +278,7 @@ def disclose(
         ) from None
     # Recorded first: a token that nobody knows of must not exist.
     audit.record(
-        settings.home / "audit.log",
+        audit.log_path(settings.home),
         event="disclose",
         kid=item.info.kid,
         nonce=item.info.nonce,
@@ -280,6 +296,9 @@ def inspect(
     """Show what is sealed in a picture; needs no key."""
     from platecrypt.imaging.recover import plates_of, sealed_in
 
+    if videos.is_video(Path(file)):
+        videos.inspect_tracks(Path(file), as_json)
+        return
     items = sealed_in(read_input(file), sidecar=_sidecar(file))
     plates = plates_of(items)
     rows = [

@@ -93,8 +93,8 @@ class Outcome:
 class Worker:
     """Protects one file after another; keys and model are loaded once."""
 
-    def __init__(self, options: Options) -> None:
-        """Load what is needed.
+    def __init__(self, options: Options, *, warm: bool = True) -> None:
+        """Load what is needed; `warm`: also compile the cipher.
 
         Raises:
             BadInputError: the keyring or the model cannot be used.
@@ -106,7 +106,8 @@ class Worker:
             self._keyring = Keyring.load(options.keys)
         except KeyringError as error:
             raise BadInputError(str(error)) from None
-        warm_up()
+        if warm:
+            warm_up()
         self._options = options
         self._detector = None if options.model is None else Detector.load(options.model)
 
@@ -173,8 +174,10 @@ def is_done(data: bytes, target: Path) -> bool:
     return bool(items[0].origin[0] == hashlib.sha256(data).hexdigest())
 
 
-def jobs_for(sources: Sequence[Path], output: Path) -> list[Job]:
-    """What to do for files and folders.
+def jobs_for(
+    sources: Sequence[Path], output: Path, suffixes: Sequence[str] = tuple(FORMATS)
+) -> list[Job]:
+    """What to do for files and folders: those that end in one of `suffixes`, small letters.
 
     A folder is walked, and its tree appears under `output`; files lie in `output` side by side. One
     file goes to `output` itself where that ends like a picture.
@@ -189,12 +192,12 @@ def jobs_for(sources: Sequence[Path], output: Path) -> list[Job]:
         if source.is_dir():
             if output.resolve() == source.resolve():
                 raise BadInputError(f"{output} would overwrite its inputs; choose another folder")
-            inside = sorted(p for p in source.rglob("*") if _is_picture(p, output))
+            inside = sorted(p for p in source.rglob("*") if _is_meant(p, output, suffixes))
             if not inside:
-                raise BadInputError(f"{source} holds no picture ({', '.join(FORMATS)})")
+                raise BadInputError(f"{source} holds no picture ({', '.join(suffixes)})")
             jobs += [Job(path, output / path.relative_to(source)) for path in inside]
         elif source.is_file():
-            whole = one and output.suffix.lower() in FORMATS and not output.is_dir()
+            whole = one and output.suffix.lower() in suffixes and not output.is_dir()
             jobs.append(Job(source, output if whole else output / source.name))
         else:
             raise BadInputError(f"{source} does not exist")
@@ -202,10 +205,10 @@ def jobs_for(sources: Sequence[Path], output: Path) -> list[Job]:
     return jobs
 
 
-def _is_picture(path: Path, output: Path) -> bool:
+def _is_meant(path: Path, output: Path, suffixes: Sequence[str]) -> bool:
     hidden = any(part.startswith(".") for part in path.parts if part not in (".", ".."))
     inside_output = output.resolve() in path.resolve().parents
-    return path.suffix.lower() in FORMATS and path.is_file() and not hidden and not inside_output
+    return path.suffix.lower() in suffixes and path.is_file() and not hidden and not inside_output
 
 
 def _check_targets(jobs: Sequence[Job]) -> None:
@@ -235,10 +238,10 @@ def protect_all(jobs: Sequence[Job], options: Options, *, workers: int = 1) -> I
     """
     if workers < 1:
         raise BadInputError(f"--workers {workers} is less than 1")
-    worker = Worker(options)  # also for the errors it raises, before anything is started
     if workers == 1 or len(jobs) < 2:
-        yield from map(worker.run, jobs)
+        yield from map(Worker(options).run, jobs)
         return
+    Worker(options, warm=False)  # for the errors it raises, before anything is started
     yield from _in_processes(list(jobs), options, min(workers, len(jobs)))
 
 
@@ -278,7 +281,7 @@ def _alone(job: Job, options: Options) -> Outcome:
 def _pool(options: Options, workers: int) -> ProcessPoolExecutor:
     context = multiprocessing.get_context("forkserver")
     # The server imports once, and every worker is a fork of it.
-    context.set_forkserver_preload([__name__])
+    context.set_forkserver_preload(["platecrypt.imaging.warm"])
     return ProcessPoolExecutor(workers, context, initializer=_start_worker, initargs=(options,))
 
 

@@ -205,7 +205,7 @@ class Blocks:
             np.ascontiguousarray(component[self.window(index, region)])
             for index, component in enumerate(self.components)
         ]
-        return self._with(parts, region.width, region.height)
+        return Blocks(region.width, region.height, False, parts, self.factors, self._jpeg)
 
     def paste(self, part: "Blocks", region: Region) -> None:
         """Put blocks back where `cut` took them.
@@ -249,10 +249,16 @@ class Blocks:
         Raises:
             NotLosslessError: the library refuses.
         """
+        chosen = self.progressive if progressive is None else progressive
         jpeg = copy.copy(self._jpeg)
+        if not chosen:
+            # Without `content` the source is not parsed a second time: a third of the cost. The
+            # library for progressive files needs it.
+            jpeg.content, jpeg.num_scans = None, 1
+        jpeg.width, jpeg.height = self.width, self.height
+        jpeg.block_dims = np.array([part.shape[:2] for part in self.components])
         for name, component in zip(_NAMES, self.components, strict=False):
             setattr(jpeg, name, component)
-        chosen = self.progressive if progressive is None else progressive
         with _library(_PROGRESSIVE if chosen else _FAST) as folder:
             path = folder / "out.jpg"
             try:
@@ -260,14 +266,6 @@ class Blocks:
                 return path.read_bytes()
             except OSError as error:
                 raise NotLosslessError(f"its coefficients cannot be written: {error}") from None
-
-    def _with(self, components: list[Coefficients], width: int, height: int) -> "Blocks":
-        jpeg = copy.copy(self._jpeg)
-        jpeg.content, jpeg.markers = None, []
-        jpeg.width, jpeg.height = width, height
-        jpeg.block_dims = np.array([part.shape[:2] for part in components])
-        jpeg.num_scans = 1
-        return Blocks(width, height, False, components, self.factors, jpeg)
 
     def fits(self, part: "Blocks") -> bool:
         """Whether blocks can go back: same sampling and quantisers, so not encoded anew since."""

@@ -35,6 +35,18 @@ def test_the_readable_engine_agrees(key: bytes, n: int, start: int) -> None:
         )
 
 
+@settings(max_examples=4, deadline=None)
+@given(key=keys, back=st.integers(1, ROW), n=st.integers(1, 2 * ROW), segment=st.integers(1, 2**40))
+def test_the_engines_agree_across_a_border_far_out(
+    key: bytes, back: int, n: int, segment: int
+) -> None:
+    # Bytes before and after the border of two segments, up to where the counter needs 49 bits.
+    start = segment * SEGMENT - back
+    compiled = keystream(key, n, start=start, engine="compiled")
+    assert keystream(key, n, start=start, engine="numpy") == compiled
+    assert keystream(key, n, start=start, engine="python") == compiled
+
+
 @pytest.mark.parametrize("engine", ["numpy", "compiled"])
 def test_any_window_equals_the_same_bytes_of_the_whole(engine: Engine) -> None:
     key = bytes(range(1, 33))

@@ -1,6 +1,7 @@
 """An envelope opens whole and unchanged, with its key and context, or not at all."""
 
 import json
+import struct
 from hashlib import sha256
 
 import pytest
@@ -16,10 +17,12 @@ from platecrypt.cipher import (
     canonical_json,
     disclosure_token,
     inspect,
+    lcl1,
     open_sealed,
     open_with_token,
     padded_record,
     seal,
+    warm_up,
 )
 from platecrypt.cipher.envelope import _derive, _seal
 
@@ -59,6 +62,20 @@ def test_what_was_sealed_is_what_opens(plain: bytes, ctx: bytes, kind: int) -> N
     info = inspect(envelope)
     assert (info.content_type, info.ctx, info.plaintext_bytes) == (kind, ctx, len(plain))
     assert info.kid == RING.kids[-1]
+
+
+@settings(max_examples=20, deadline=None)
+@given(plain=st.binary(max_size=5000), other=st.binary(max_size=2))
+def test_whatever_engine_sealed_any_engine_opens(plain: bytes, other: bytes) -> None:
+    assert warm_up() == "compiled"
+    plain = plain * 30 + other
+    envelopes = [_seal(plain, b"ctx", RING.newest, 1, 0, bytes(32))]
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(lcl1._State, "kernel", None)
+        patch.setattr(lcl1._State, "numba_missing", True)
+        envelopes.append(_seal(plain, b"ctx", RING.newest, 1, 0, bytes(32)))
+    assert envelopes[0] == envelopes[1]
+    assert open_sealed(envelopes[1], RING) == plain
 
 
 def test_a_large_plaintext_over_several_segments() -> None:
@@ -105,6 +122,14 @@ def test_the_public_part_of_a_cut_or_extended_envelope_is_not_read() -> None:
             inspect(data)
 
 
+@pytest.mark.parametrize(("at", "value"), [(0, 0), (4, 2), (5, 2), (6, 0), (6, 4), (7, 1), (7, 4)])
+def test_the_public_part_of_an_unknown_kind_of_envelope_is_not_read(at: int, value: int) -> None:
+    envelope = bytearray(seal(b"34ABC123", b"ctx", RING, content_type=2))
+    envelope[at] = value
+    with pytest.raises(EnvelopeError):
+        inspect(bytes(envelope))
+
+
 def test_the_key_commitment_is_checked_by_itself() -> None:
     # Its bytes are authenticated too, so a flipped one says nothing: here GCM verifies.
     head = bytearray(seal(b"34ABC123", b"ctx", RING, content_type=2)[:87])
@@ -114,8 +139,10 @@ def test_the_key_commitment_is_checked_by_itself() -> None:
         return bytes(head) + AESGCM(keys.gcm).encrypt(keys.iv, bytes(8), bytes(head))
 
     assert not refused(signed())
-    head[40] ^= 1
-    assert refused(signed())
+    for at in range(40, 72):
+        head[at] ^= 1
+        assert refused(signed()), at
+        head[at] ^= 1
 
 
 @pytest.mark.parametrize("name", [n for n in FIELDS if n not in ("magic", "version", "suite")])
@@ -169,6 +196,22 @@ def test_another_expected_context_is_refused() -> None:
 def test_arbitrary_bytes_are_refused(data: bytes) -> None:
     assert refused(data)
     assert refused(b"SLE1\1\1\1\0" + RING.newest.kid + data)
+
+
+@settings(max_examples=200, deadline=None)
+@given(data=st.data(), plain=st.binary(max_size=60))
+def test_an_envelope_that_was_edited_anywhere_is_refused(data: st.DataObject, plain: bytes) -> None:
+    envelope = seal(plain, b"ctx", RING, content_type=1)
+    start = data.draw(st.integers(0, len(envelope)))
+    end = data.draw(st.integers(start, len(envelope)))
+    edited = envelope[:start] + data.draw(st.binary(max_size=40)) + envelope[end:]
+    assert refused(edited) or edited == envelope
+
+
+@pytest.mark.parametrize(("ctx", "plain"), [(2**32 - 1, 8), (3, 2**64 - 1), (11, 0), (0, 11)])
+def test_lengths_that_lie_are_refused(ctx: int, plain: int) -> None:
+    envelope = seal(b"34ABC123", b"ctx", RING, content_type=2)
+    assert refused(envelope[:72] + struct.pack("<IQ", ctx, plain) + envelope[84:])
 
 
 @pytest.mark.parametrize(("kind", "flags"), [(0, 0), (4, 0), (1, 1), (1, 4)])
