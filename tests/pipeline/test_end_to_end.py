@@ -248,7 +248,7 @@ def test_every_line_of_the_readme_does_what_it_says(
         (tmp_path / name).symlink_to(ROOT / name)
     readme = (ROOT / "README.md").read_text()
     blocks = re.findall(r"<!-- test: needs the endpoint -->\n```(\w+)\n(.*?)```", readme, re.DOTALL)
-    assert len(blocks) == 4
+    assert len(blocks) == 7
     env = {**workplace.environment, "PLATECRYPT_ROOT": str(ROOT)}
     for language, text in blocks:
         script = text.replace(":8080/", f":{workplace.port}/")
@@ -261,6 +261,8 @@ def test_every_line_of_the_readme_does_what_it_says(
             assert re.fullmatch(r"[1-9]\d* plates sealed\n", done.stdout)
     assert (tmp_path / "back.png").exists()
     assert (tmp_path / "protected" / "car.jpg").exists()
+    assert (tmp_path / "whole.jpg").stat().st_size > 0
+    assert (tmp_path / "one.jpg").stat().st_size > 0
     assert workplace.ask("status") == [], "the last block stops everything"
 
 

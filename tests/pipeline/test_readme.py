@@ -12,8 +12,13 @@ RUN_BY = {
     "make stop": "test_end_to_end.py::test_every_line_of_the_readme_does_what_it_says",
     ".venv/bin/platecrypt": "test_end_to_end.py::test_every_line_of_the_readme_does_what_it_says",
     "curl ": "test_end_to_end.py::test_every_line_of_the_readme_does_what_it_says",
+    "mkdir -p pictures": "test_end_to_end.py::test_every_line_of_the_readme_does_what_it_says",
     "printf ": "test_end_to_end.py::test_every_line_of_the_readme_does_what_it_says",
     "export PLATECRYPT_S3_": "test_cli.py::test_another_s3_is_used_instead",
+    "platecrypt protect clip.mp4": "../unit/test_commands_pictures.py::test_a_video_as_typed",
+    "platecrypt recover published/clip.mp4": (
+        "../unit/test_commands_pictures.py::test_a_video_as_typed"
+    ),
     "platecrypt compile": "test_cli.py::test_the_cluster_commands_of_the_readme",
     "platecrypt upload": "test_cli.py::test_the_cluster_commands_of_the_readme",
     "platecrypt submit": "test_cli.py::test_the_cluster_commands_of_the_readme",

@@ -12,6 +12,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import pytest
 
 from platecrypt import audit, cli
@@ -198,6 +199,38 @@ def test_a_detector_finds_what_no_box_file_names(desk: Path, tmp_path: Path) -> 
     done = run(desk, "protect", "street.tif", "-o", "out.tif", "--model", "model.onnx")
     assert "2 plates sealed" in told(done)
     assert decode((desk / "out.png").read_bytes()).sealed
+
+
+def test_a_video_as_typed(desk: Path) -> None:
+    av = pytest.importorskip("av", reason="videos need the package av")
+    with av.open(str(desk / "clip.mp4"), "w") as clip:
+        stream = clip.add_stream("libx264", rate=25)
+        stream.width, stream.height, stream.pix_fmt = 320, 200, "yuv420p"
+        for index in range(12):
+            pixels = MAKE["street"](320, 200, 7)
+            pixels[40:70, 20 + 6 * index : 90 + 6 * index] = (220, 30, 30)
+            frame = av.VideoFrame.from_ndarray(pixels, format="rgb24")
+            clip.mux(stream.encode(frame))
+        clip.mux(stream.encode(None))
+    (desk / "fixed.json").write_text('[{"box": [10, 30, 170, 80]}]')
+    words = ("protect", "clip.mp4", "-o", "published", "--boxes", "fixed.json")
+    done = run(desk, *words)
+    assert done.returncode == 0, told(done)
+    assert "12/12 frames" in told(done)
+    with av.open(str(desk / "published" / "clip.mp4")) as clip:
+        frames = [frame.to_ndarray(format="rgb24") for frame in clip.decode(video=0)]
+    assert len(frames) == 12
+    inside = np.stack(frames)[:, 34:76, 14:166].astype(int)
+    assert not ((inside[..., 0] > 150) & (inside[..., 1] < 90)).any()
+    assert "1 done before" in told(run(desk, *words))
+    rows = json.loads(run(desk, "inspect", "published/clip.mp4", "--json").stdout)
+    assert [row["frames"] for row in rows] == [12]
+    back = run(desk, "recover", "published/clip.mp4", "--track", "0", "-o", "frames")
+    assert back.returncode == 0, told(back)
+    assert len(list((desk / "frames").glob("*.png"))) == 12
+    asked = run(desk, "recover", "published/clip.mp4", "-o", "x")
+    assert asked.returncode == 2
+    assert "--track (0)" in told(asked)
 
 
 BAD = {
