@@ -14,7 +14,7 @@ if TYPE_CHECKING:
     from platecrypt.imaging.bulk import Job, Options, Outcome
 
 SUFFIXES = (".mp4", ".m4v", ".mov", ".mkv", ".webm", ".avi")
-"""What is taken for a video, small letters. AVI is written as MP4: it keeps no frame times."""
+"""What is taken for a video, small letters. AVI keeps no frame times: it is written as Matroska."""
 
 
 def is_video(path: Path) -> bool:
@@ -33,7 +33,7 @@ def protect_one(job: "Job", options: "Options", every: int) -> "Outcome":
     from platecrypt.errors import PlatecryptError
     from platecrypt.imaging.bulk import Outcome
 
-    target = job.target.with_suffix(".mp4") if job.target.suffix.lower() == ".avi" else job.target
+    target = job.target.with_suffix(".mkv") if job.target.suffix.lower() == ".avi" else job.target
     try:
         return _protect(job, target, options, every)
     except PlatecryptError as error:

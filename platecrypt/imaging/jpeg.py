@@ -11,7 +11,7 @@ import re
 import tempfile
 import threading
 from collections.abc import Iterator, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -25,10 +25,11 @@ from platecrypt.imaging.regions import Region
 Coefficients = npt.NDArray[np.int16]
 
 BLOCK = 8
-_NAMES = ("Y", "Cb", "Cr")
+_NAMES = ("Y", "Cb", "Cr", "K")
 _LEVELS = 1024
-_FAST, _PROGRESSIVE = "turbo210", "mozjpeg403"
-"""Of the libraries in jpeglib: the quickest, and the one that writes progressive files."""
+_FAST, _PROGRESSIVE, _LENIENT = "turbo210", "mozjpeg403", "6b"
+"""Of the libraries in jpeglib: the quickest, the one that writes progressive files, and the one
+that takes scans whose components stand in another order than in the frame header."""
 _KEEP_FOR_COLOUR = (0xE0, 0xEE)  # JFIF and Adobe decide what the components mean
 _COLOUR_SEGMENTS = 8
 _START = b"\xff\xd8"
@@ -176,6 +177,7 @@ class Blocks:
         progressive: how the source was written, and how it is written again.
         components: one array each, (rows, columns, 8, 8) int16, quantised.
         factors: (components, 2): vertical and horizontal sampling factor.
+        tables: one a component, (8, 8): its quantisers.
     """
 
     width: int
@@ -183,6 +185,7 @@ class Blocks:
     progressive: bool
     components: list[Coefficients]
     factors: npt.NDArray[Any]
+    tables: list[npt.NDArray[Any]]
     _jpeg: Any
 
     @property
@@ -205,7 +208,9 @@ class Blocks:
             np.ascontiguousarray(component[self.window(index, region)])
             for index, component in enumerate(self.components)
         ]
-        return Blocks(region.width, region.height, False, parts, self.factors, self._jpeg)
+        return replace(
+            self, width=region.width, height=region.height, progressive=False, components=parts
+        )
 
     def paste(self, part: "Blocks", region: Region) -> None:
         """Put blocks back where `cut` took them.
@@ -234,7 +239,7 @@ class Blocks:
             if index == 0:
                 count = blocks.shape[0] * blocks.shape[1]
                 grey = noise[:count].reshape(blocks.shape[:2]).astype(np.float64) - 128
-                step = float(self._jpeg.get_component_qt(0)[0, 0]) or 1.0
+                step = float(self.tables[0][0, 0]) or 1.0
                 level = np.rint(grey * BLOCK / step)
                 blocks[:, :, 0, 0] = np.clip(level, -_LEVELS, _LEVELS - 1)
 
@@ -243,71 +248,154 @@ class Blocks:
         rows, columns = self.window(0, region)
         return int((rows.stop - rows.start) * (columns.stop - columns.start))
 
-    def write(self, *, progressive: bool | None = None) -> bytes:
+    def write(self) -> bytes:
         """A JPEG file of exactly these coefficients, without metadata.
 
         Raises:
             NotLosslessError: the library refuses.
         """
-        chosen = self.progressive if progressive is None else progressive
+        if len(self.components) == len(_NAMES):
+            return _write_four(self)
+        # Without `content` the source is not parsed a second time: a third of the cost. The
+        # library for progressive files needs it.
+        version = _PROGRESSIVE if self.progressive else _FAST
+        return self._written(version, keep_content=self.progressive)
+
+    def write_part(self) -> bytes:
+        """The same of what `cut` gave; CMYK as two files, one of three components and one of K."""
+        if len(self.components) < len(_NAMES):
+            return self._written(_FAST, keep_content=False)
+        return b"".join(self._only(indices) for indices in ((0, 1, 2), (3,)))
+
+    def fits(self, part: "Blocks") -> bool:
+        """Whether blocks can go back: same sampling and quantisers, so not encoded anew since."""
+        same = len(part.tables) == len(self.tables) and all(
+            np.array_equal(one, two) for one, two in zip(self.tables, part.tables, strict=True)
+        )
+        return same and bool(np.array_equal(self.factors, part.factors))
+
+    def _written(self, version: str, *, keep_content: bool) -> bytes:
         jpeg = copy.copy(self._jpeg)
-        if not chosen:
-            # Without `content` the source is not parsed a second time: a third of the cost. The
-            # library for progressive files needs it.
+        if not keep_content:
             jpeg.content, jpeg.num_scans = None, 1
         jpeg.width, jpeg.height = self.width, self.height
         jpeg.block_dims = np.array([part.shape[:2] for part in self.components])
         for name, component in zip(_NAMES, self.components, strict=False):
             setattr(jpeg, name, component)
-        with _library(_PROGRESSIVE if chosen else _FAST) as folder:
+        flags = [] if version == _PROGRESSIVE else ["+OPTIMIZE_CODING"]
+        with _library(version) as folder:
             path = folder / "out.jpg"
             try:
-                jpeg.write_dct(str(path), flags=[] if chosen else ["+OPTIMIZE_CODING"])
+                jpeg.write_dct(str(path), flags=flags)
                 return path.read_bytes()
             except OSError as error:
                 raise NotLosslessError(f"its coefficients cannot be written: {error}") from None
 
-    def fits(self, part: "Blocks") -> bool:
-        """Whether blocks can go back: same sampling and quantisers, so not encoded anew since."""
-        if not np.array_equal(self.factors, part.factors):
-            return False
-        return all(
-            np.array_equal(self._jpeg.get_component_qt(index), part._jpeg.get_component_qt(index))
-            for index in range(len(self.components))
+    def _only(self, indices: tuple[int, ...]) -> bytes:
+        """Some of the components as a file of their own."""
+        import jpeglib
+
+        factors = self.factors[list(indices)]
+        if not np.array_equal(factors.max(axis=0), self.factors.max(axis=0)):
+            raise NotLosslessError("its components are sampled in a rare way")
+        jpeg = copy.copy(self._jpeg)
+        space = jpeglib.JCS_YCbCr if len(indices) > 1 else jpeglib.JCS_GRAYSCALE
+        jpeg.jpeg_color_space = space
+        jpeg.samp_factor = factors if len(indices) > 1 else np.ones((1, 2), np.int32)
+        jpeg.quant_tbl_no = np.arange(len(indices))
+        jpeg.qt = np.stack([self.tables[index] for index in indices])
+        jpeg.Cb = jpeg.Cr = jpeg.K = None
+        width, height = self.width, self.height
+        if len(indices) == 1:
+            rows, columns = self.components[indices[0]].shape[:2]
+            width, height = columns * BLOCK, rows * BLOCK
+        part = replace(
+            self,
+            width=width,
+            height=height,
+            components=[self.components[index] for index in indices],
+            factors=factors,
+            _jpeg=jpeg,
         )
+        return part._written(_FAST, keep_content=False)
+
+
+def _write_four(blocks: Blocks) -> bytes:
+    """CMYK: jpeglib 1.0.2 copies the fourth component from the source instead of writing it.
+
+    So K is written first, under a frame header in which it is the first component; then the header
+    is put right again, and the other three are written.
+    """
+    turned = _read(_with_first(blocks._jpeg.content, 3), _LENIENT)
+    black = replace(turned, components=[blocks.components[3], *turned.components[1:]])
+    back = _read(_with_first(black._written(_LENIENT, keep_content=True), 1), _LENIENT)
+    whole = replace(back, components=blocks.components)._written(_LENIENT, keep_content=True)
+    if not blocks.progressive:
+        return whole
+    return _read(whole)._written(_PROGRESSIVE, keep_content=True)
+
+
+def _with_first(data: bytes, index: int) -> bytes:
+    """A JPEG whose frame header names its components from another one on, in turn.
+
+    The scans still name them by their ids, so nothing else changes.
+    """
+    at = _frame_at(data)
+    entries = [data[at + 3 * k : at + 3 * k + 3] for k in range(len(_NAMES))]
+    turned = entries[index:] + entries[:index]
+    return b"".join((data[:at], *turned, data[at + 3 * len(entries) :]))
+
+
+def _frame_at(data: bytes) -> int:
+    """Offset of the components in the frame header."""
+    for marker, _, payload, _ in jpeg_parts(data):
+        if 0xC0 <= marker <= 0xCF and marker not in _TABLES_OF_FRAMES:
+            return payload + 6
+    raise _damaged()
 
 
 def read_blocks(file: JpegFile) -> Blocks:
     """The coefficients of a JPEG file.
 
     Raises:
-        NotLosslessError: CMYK, arithmetic coding, 12 bits, lossless or hierarchical JPEG.
+        NotLosslessError: arithmetic coding, 12 bits, lossless or hierarchical JPEG.
         BadInputError: it is damaged.
     """
     if file.frame not in (0xC0, 0xC1, 0xC2):
         raise NotLosslessError(f"it is JPEG of a rare kind (SOF{file.frame - 0xC0})")
     if file.precision != 8:
         raise NotLosslessError(f"it has {file.precision} bits a sample")
-    if len(file.names) not in (1, 3):
-        # jpeglib 1.0.2 reads the fourth component of CMYK but does not write it.
-        raise NotLosslessError(f"it has {len(file.names)} components (CMYK has 4)")
+    if len(file.names) not in (1, 3, 4):
+        raise NotLosslessError(f"it has {len(file.names)} components")
     colour = [segment.data for segment in file.metadata if segment.marker in _KEEP_FOR_COLOUR]
     return _read(b"".join((_START, *colour[:_COLOUR_SEGMENTS], file.body)))
 
 
 def read_part(data: bytes) -> Blocks:
-    """The coefficients of what `Blocks.write` made of a part.
+    """The coefficients of what `Blocks.write_part` made.
 
     Raises:
         BadInputError: it is no such thing.
+        NotLosslessError: nor is it.
     """
-    return read_blocks(JpegFile.parse(data))
+    file = JpegFile.parse(data)
+    part = read_blocks(file)
+    if not file.trailer:
+        return part
+    black = read_blocks(JpegFile.parse(file.trailer))
+    return replace(
+        part,
+        components=[*part.components, *black.components],
+        tables=[*part.tables, *black.tables],
+        # Of K alone the factors say nothing; `_only` made sure that the others have the largest.
+        factors=np.concatenate((part.factors, part.factors.max(axis=0, keepdims=True))),
+    )
 
 
-def _read(data: bytes) -> Blocks:
+def _read(data: bytes, version: str = _FAST) -> Blocks:
     import jpeglib
 
-    with _library(_FAST) as folder:
+    with _library(version) as folder:
         path = folder / "in.jpg"
         path.write_bytes(data)
         try:
@@ -320,8 +408,10 @@ def _read(data: bytes) -> Blocks:
     factors = np.asarray(jpeg.samp_factor)[:count]
     # `content` would be parsed once more on writing, metadata and all.
     jpeg.markers = []
+    tables = [np.asarray(jpeg.get_component_qt(index)) for index in range(count)]
     width, height = int(jpeg.width), int(jpeg.height)
-    return Blocks(width, height, bool(jpeg.progressive_mode), components, factors, jpeg)
+    progressive = bool(jpeg.progressive_mode)
+    return Blocks(width, height, progressive, components, factors, tables, jpeg)
 
 
 @contextlib.contextmanager

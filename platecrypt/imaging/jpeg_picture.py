@@ -80,7 +80,7 @@ class JpegPicture:
             "dtype": "uint8",
             "format": "jpeg",
         }
-        return sealer.plate(number, part.write(), FRAME, fields)
+        return sealer.plate(number, part.write_part(), FRAME, fields)
 
     def cover(self, regions: Sequence[Region]) -> None:
         """Replace the blocks of stored regions by noise."""

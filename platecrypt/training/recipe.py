@@ -20,8 +20,9 @@ from platecrypt.errors import BadInputError
 Model = Literal["yolov8n", "yolov8s", "yolov8m"]
 Pretrained = Literal["auto", "never"]
 IMAGE_SIZES = (320, 640)
-# YOLOv8's finest grid has cells of 8 px: under two cells a plate has no box of its own.
-SMALLEST_USEFUL_PX = 16.0
+# YOLOv8's finest grid has cells of 8 px. Photographs whose median plate had 25 px at 320 reached
+# mAP50 0.16 on another ride; at 640, with the same steps, several times that (docs/decisions.md).
+SMALLEST_USEFUL_PX = 32.0
 MAX_EPOCHS = 1000
 
 
@@ -134,7 +135,7 @@ BOUNDS: dict[str, tuple[float, float]] = {
 
 
 def choose_image_size(images: Sequence[ImageRecord]) -> int:
-    """320 where the median plate stays at least 16 px wide in it, else 640.
+    """320 where the median plate stays at least 32 px wide in it, else 640.
 
     The image is letterboxed, so a plate shrinks with the longer side of its image.
     """

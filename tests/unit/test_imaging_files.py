@@ -70,6 +70,8 @@ JPEGS: dict[str, Callable[[], bytes]] = {
     "4:2:2": lambda: jpeg(subsampling=1),
     "4:4:4": lambda: jpeg(subsampling=0),
     "grey": lambda: jpeg(mode="L"),
+    "CMYK": lambda: jpeg(mode="CMYK"),
+    "progressive CMYK": lambda: jpeg(mode="CMYK", progressive=True),
     "RGB": lambda: jpeg(keep_rgb=True),
     "RGB without a name": unnamed_rgb,
     "progressive": lambda: jpeg(progressive=True, quality=93),
@@ -459,17 +461,6 @@ def test_the_segments_of_two_pictures_do_not_mix() -> None:
     swapped = swapped[:2] + two.data[start : start + size] + swapped[2:]
     back = recover(swapped, RING)  # the plates of the other picture, on other tables: pixels only
     assert back.file is None
-
-
-def test_cmyk_is_encoded_again_and_said() -> None:
-    source = jpeg(mode="CMYK")
-    found = protected(source)
-    assert not found.lossless
-    assert "CMYK" in found.notes[0]
-    back = recover(found.data, RING)
-    for r in found.regions:
-        inner = slice(r.y1, r.y2), slice(r.x1, r.x2)
-        assert (back.pixels[inner] == decode(source).pixels[inner]).all()
 
 
 def test_what_is_rare_is_encoded_again_and_said(monkeypatch: pytest.MonkeyPatch) -> None:

@@ -63,9 +63,9 @@ def test_an_unknown_field_or_unreadable_text_is_refused(wrong: dict[str, object]
         Recipe().with_values(wrong)
 
 
-def test_the_smaller_size_is_chosen_while_the_median_plate_keeps_16_px() -> None:
-    assert choose_image_size([image(640, 480, 32.0)]) == 320
-    assert choose_image_size([image(640, 480, 31.9)]) == 640
-    assert choose_image_size([image(480, 640, 32.0, 5.0, 300.0)]) == 320  # the median, longer side
+def test_the_smaller_size_is_chosen_while_the_median_plate_keeps_32_px() -> None:
+    assert choose_image_size([image(640, 480, 64.0)]) == 320
+    assert choose_image_size([image(640, 480, 63.9)]) == 640
+    assert choose_image_size([image(480, 640, 64.0, 5.0, 300.0)]) == 320  # the median, longer side
     assert choose_image_size([image(1920, 1080, 20.0)]) == 640
     assert choose_image_size([image(640, 480)]) == 640
