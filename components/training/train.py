@@ -23,7 +23,7 @@ def train(
         manifest: The dataset.
         training_set: What is trained on.
         best: The parameters that tuning found.
-        training_steps: Optimiser steps.
+        training_steps: Optimiser steps; 0 chooses 480 at 320 pixels and 800 above.
         image_size: Side of the network's input in pixels; 0 chooses from the plates' sizes.
         pretrained: auto starts from published weights where they can be had, never from scratch,
             a number from that version in the registry.

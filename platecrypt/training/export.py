@@ -10,7 +10,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from platecrypt.detection import Detector
+from platecrypt.detection import CONFIDENCE_KEY, Detector
 from platecrypt.errors import BadInputError, RefusedError, UnavailableError
 from platecrypt.training import matching
 from platecrypt.training.evaluate import read_upright
@@ -72,6 +72,25 @@ def export_onnx(weights: Path, onnx: Path, *, image_size: int, config_dir: Path)
             raise UnavailableError(f"ONNX export of {weights} failed: {error}") from error
         Path(written).replace(onnx)
     return onnx
+
+
+def write_threshold(onnx: Path, confidence: float) -> None:
+    """Write the working threshold into an ONNX file, where `Detector.load` finds it.
+
+    Args:
+        onnx: the file; it appears whole or not at all.
+        confidence: 0..1.
+    """
+    import onnx as library
+
+    model = library.load(str(onnx))
+    kept = [item for item in model.metadata_props if item.key != CONFIDENCE_KEY]
+    del model.metadata_props[:]
+    model.metadata_props.extend(kept)
+    model.metadata_props.add(key=CONFIDENCE_KEY, value=repr(confidence))
+    temporary = onnx.with_name(f".{onnx.name}.new")
+    library.save(model, str(temporary))
+    temporary.replace(onnx)
 
 
 def agreement(weights: Path, onnx: Path, images: Sequence[Path], *, config_dir: Path) -> Agreement:

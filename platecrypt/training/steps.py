@@ -17,11 +17,16 @@ from platecrypt.storage import ObjectStore
 from platecrypt.tracking import ModelVersion, Tracker
 from platecrypt.training import card
 from platecrypt.training.curves import curves_page
-from platecrypt.training.evaluate import Evaluation, Looked
+from platecrypt.training.evaluate import (
+    HIGHEST_THRESHOLD,
+    Evaluation,
+    Looked,
+    working_threshold,
+)
 from platecrypt.training.evaluate import evaluate as measure
-from platecrypt.training.export import agreement, export_onnx
+from platecrypt.training.export import agreement, export_onnx, write_threshold
 from platecrypt.training.gate import Thresholds, judge, load_gate_key, sign, verify_verdict
-from platecrypt.training.recipe import Recipe, choose_image_size
+from platecrypt.training.recipe import Recipe, choose_image_size, choose_steps
 from platecrypt.training.report import to_html
 from platecrypt.training.train import EpochMetrics
 from platecrypt.training.train import train as run_training
@@ -56,12 +61,12 @@ def train(
     """Train, export to ONNX, and insist that both models see the same."""
     dataset, selected = load_manifest(manifest), load_training_set(training_set)
     tuned: dict[str, Any] = json.loads(Path(best.path).read_text())["parameters"]
-    values: dict[str, Any] = {"steps": training_steps, "image_size": image_size, "seed": seed}
+    values: dict[str, Any] = {"seed": seed}
     start_from = _earlier_weights(settings, pretrained) if pretrained.isdigit() else None
     values = {**values, "pretrained": "never" if start_from else pretrained}
+    size = image_size or choose_image_size(dataset.split("train"))
+    values |= {"image_size": size, "steps": training_steps or choose_steps(size)}
     recipe = Recipe().with_values({**tuned, **values})
-    if not recipe.image_size:
-        recipe = recipe.with_values({"image_size": choose_image_size(dataset.split("train"))})
     folder = _local_copy(settings, dataset, selected)
     out = Path(model.path)
     out.mkdir(parents=True, exist_ok=True)
@@ -88,6 +93,8 @@ def train(
         onnx = export_onnx(
             out / WEIGHTS, out / ONNX, image_size=result.image_size, config_dir=config
         )
+        threshold = _choose_threshold(onnx, dataset, folder)
+        say(f"works at a threshold of {threshold:g}, chosen on the validation split")
         held_out = [folder.image_path(image) for image in dataset.split("test")]
         agreed = agreement(out / WEIGHTS, onnx, held_out, config_dir=config)
         say(
@@ -99,6 +106,7 @@ def train(
             "train_seconds": result.seconds,
             "onnx_box_diff_px": agreed.max_box_diff_px,
             "onnx_score_diff": agreed.max_score_diff,
+            "threshold": threshold,
         }
         run.log_metrics(figures)
         page = curves_page(result, recipe)
@@ -116,6 +124,16 @@ def train(
             "image_size": result.image_size,
         },
     )
+
+
+def _choose_threshold(onnx: Path, dataset: Manifest, folder: YoloFolder) -> float:
+    """Choose the working threshold on the validation split, and write it into the model."""
+    threshold = HIGHEST_THRESHOLD
+    if any(image.plates for image in dataset.split("val")):
+        seen = measure(onnx, dataset, folder.image_path, split="val")
+        threshold = working_threshold(seen.curve)
+    write_threshold(onnx, threshold)
+    return threshold
 
 
 @step

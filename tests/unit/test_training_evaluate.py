@@ -12,8 +12,16 @@ from onnx import TensorProto, helper, numpy_helper
 from PIL import Image
 
 from platecrypt.datasets.manifest import ImageRecord, Manifest, Plate
+from platecrypt.detection import Detector
 from platecrypt.errors import BadInputError
-from platecrypt.training.evaluate import SMALL_BELOW_PX, Looked, evaluate
+from platecrypt.training.evaluate import (
+    SMALL_BELOW_PX,
+    CurvePoint,
+    Looked,
+    evaluate,
+    working_threshold,
+)
+from platecrypt.training.export import write_threshold
 from platecrypt.training.report import to_html
 
 SIZE = 128
@@ -157,3 +165,29 @@ def test_the_report_stands_alone_and_shows_hits_misses_and_false_ones(
             "red": red > green + 100,
         }
         assert seen[colour], (colour, red, green)
+
+
+def test_the_threshold_counts_a_miss_twice_and_stays_within_bounds() -> None:
+    def curve(*points: tuple[float, float, float]) -> list[CurvePoint]:
+        return [CurvePoint(*point) for point in points]
+
+    assert working_threshold(curve((0.2, 0.9, 0.6), (0.1, 0.7, 0.9))) == 0.1
+    assert working_threshold(curve((0.2, 0.9, 0.9), (0.1, 0.3, 0.95))) == 0.2
+    assert working_threshold(curve((0.8, 1.0, 1.0))) == 0.25
+    assert working_threshold(curve((0.001, 0.5, 1.0))) == 0.05
+    assert working_threshold([]) == working_threshold(curve((0.1, 0.0, 0.0))) == 0.25
+
+
+def test_the_threshold_travels_in_the_model_file(model: Path, tmp_path: Path) -> None:
+    copy = tmp_path / "copy.onnx"
+    copy.write_bytes(model.read_bytes())
+    assert Detector.load(copy).confidence == 0.25
+    for value in (0.1, 0.0625):
+        write_threshold(copy, value)
+        assert Detector.load(copy).confidence == value
+        assert Detector.load(copy, confidence=0.5).confidence == 0.5
+    damaged = onnx.load(str(copy))
+    damaged.metadata_props[-1].value = "high"
+    onnx.save(damaged, str(copy))
+    with pytest.raises(BadInputError, match=r"platecrypt\.confidence"):
+        Detector.load(copy)

@@ -6,7 +6,7 @@ import pytest
 
 from platecrypt.datasets.manifest import ImageRecord, Plate
 from platecrypt.errors import BadInputError
-from platecrypt.training.recipe import BOUNDS, Recipe, choose_image_size
+from platecrypt.training.recipe import BOUNDS, Recipe, choose_image_size, choose_steps
 
 
 def image(width: int, height: int, *plate_widths: float) -> ImageRecord:
@@ -69,3 +69,7 @@ def test_the_smaller_size_is_chosen_while_the_median_plate_keeps_32_px() -> None
     assert choose_image_size([image(480, 640, 64.0, 5.0, 300.0)]) == 320  # the median, longer side
     assert choose_image_size([image(1920, 1080, 20.0)]) == 640
     assert choose_image_size([image(640, 480)]) == 640
+
+
+def test_larger_pictures_are_given_more_steps() -> None:
+    assert (choose_steps(320), choose_steps(640)) == (480, 800)
