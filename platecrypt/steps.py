@@ -6,6 +6,7 @@ code it stands for; the local engine reads it there, and on the dashboard it end
 """
 
 import functools
+import gc
 import hashlib
 import re
 import sys
@@ -34,6 +35,9 @@ def step(work: Callable[P, R]) -> Callable[P, R]:
         except PlatecryptError as error:
             fail(error)
         sys.stderr.write(f"{work.__name__} took {time.monotonic() - began:.1f} s\n")
+        # The process ends now. Without this the interpreter first searches all that Feast, MLflow
+        # or PyTorch left behind for garbage: 0.6 to 1.4 s a step, measured, against 0.1.
+        gc.freeze()
         return result
 
     return run
