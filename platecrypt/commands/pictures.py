@@ -226,7 +226,7 @@ def recover(
     """Put the plates back into a protected picture, with the key or a token."""
     from platecrypt.imaging import recover as work
     from platecrypt.imaging import write_whole
-    from platecrypt.imaging.recover import recovered_bytes, suffix_of
+    from platecrypt.imaging.recover import FORMATS, recovered_bytes, suffix_of
 
     target = Path(output)
     if track is not None or videos.is_video(Path(file)):
@@ -235,6 +235,8 @@ def recover(
         return
     if file != STANDARD and target.exists() and target.samefile(file):
         raise BadInputError(f"{output} is the input; it is never overwritten")
+    if output != STANDARD and target.suffix.lower() not in FORMATS:
+        raise BadInputError(f"{output} must end in .png, or like the input")
     keyring = None if token else load_keyring(load_settings(keys_file=keys).keyring_path)
     found = work(
         read_input(file), keyring, plate=plate, token=_token(token), sidecar=_sidecar(file)

@@ -547,6 +547,7 @@ def test_reseal_takes_the_old_key_out_of_the_file() -> None:
             reseal_file(found.data, alone)
 
 
+@pytest.mark.slow
 def test_two_hundred_photographs_lose_nothing(tmp_path: Path) -> None:
     if not PHOTOS.is_dir():
         pytest.skip("the folder with real photographs is not beside this checkout")
