@@ -15,7 +15,7 @@ import typer
 from typer.exceptions import TyperException
 
 from platecrypt import __version__
-from platecrypt.commands import pictures
+from platecrypt.commands import audit, keys, pictures, serve
 from platecrypt.commands.shared import (
     AsJson,
     load_keyring,
@@ -146,6 +146,10 @@ app.command()(pictures.recover)
 app.command()(pictures.disclose)
 app.command()(pictures.inspect)
 app.command()(pictures.reseal)
+app.add_typer(keys.app, name="keys")
+app.add_typer(audit.app, name="audit")
+app.command()(serve.serve)
+app.command()(serve.quantize)
 
 
 @app.command()
@@ -308,8 +312,10 @@ def stop() -> None:
 
     supervisor = Supervisor(load_settings().home)
     records = supervisor.list()
-    # The endpoint before the store that it may read from.
-    for record in sorted(records, key=lambda record: record.name == "object-store"):
+    # Who asks before who is asked, or answers under way are lost.
+    order = ("transformer", "candidate-transformer")
+    last = "object-store"
+    for record in sorted(records, key=lambda r: (r.name == last, r.name not in order)):
         was_running = supervisor.stop(record.name)
         say(f"{record.name}: {'stopped' if was_running else 'had crashed; forgotten'}")
     if not records:

@@ -63,11 +63,15 @@ class Settings(BaseSettings):
     feast_registry: str | None = Field(None, description="unset: a file under home")
     feast_online_store: str | None = Field(None, description="unset: SQLite under home")
 
-    tuning_engine: Literal["local"] = Field("local", description="who runs the Experiment")
+    tuning_engine: Literal["local", "katib"] = Field("local", description="who runs the Experiment")
     deployment_engine: Literal["local"] = Field("local", description="who runs the service")
 
     host: str = Field(LOOPBACK, description="address that the endpoint binds to")
     port: Port = Field(8080, ge=1, le=65535, description="port of the endpoint")
+    grpc_port: Port | None = Field(
+        None, ge=1, le=65535, description="gRPC port of the endpoint; unset: a free one"
+    )
+    camera_profiles: bool = Field(False, description="the endpoint looks cameras up in Feast")
     ready_timeout_s: float = Field(60.0, gt=0, description="how long a server may take to start")
     keys_file: Path | None = Field(None, description="the keyring; unset: home/keys/keyring.json")
     gate_key_file: Path | None = Field(None, description="key that signs verdicts; unset: home")

@@ -1,4 +1,4 @@
-"""The InferenceService of `kserve/inference_service.yaml` as a typed object.
+"""An InferenceService of `kserve/` as a typed object.
 
 It reads what an engine needs to know of the containers and checks what KServe would only notice
 in the cluster. Everything else of the document is kept as it is, for the engine that applies it.
@@ -7,9 +7,9 @@ in the cluster. Everything else of the document is kept as it is, for the engine
 import copy
 import re
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal
 
 from platecrypt.errors import BadInputError
 
@@ -19,6 +19,8 @@ PREDICTOR = "kserve-container"
 TRANSFORMER = "transformer-container"
 MODE_ANNOTATION = "serving.kserve.io/deploymentMode"
 MODES = ("Standard", "Knative")
+SINGLE_MODULE = "platecrypt.serving.single"  # what a pod with one container must run
+Topology = Literal["collocated", "split", "single"]
 REFERENCE = re.compile(r"\$\$|\$\(([A-Za-z_.\-][A-Za-z0-9_.\-]*)\)")
 
 
@@ -89,6 +91,14 @@ class Container:
             values[variable.name] = expand(variable.value, values)
         return values
 
+    def with_values(self, values: Mapping[str, str]) -> "Container":
+        """A copy in which the variables that it has are set to other values."""
+        changed = tuple(
+            Variable(variable.name, values[variable.name]) if variable.name in values else variable
+            for variable in self.environment
+        )
+        return replace(self, environment=changed)
+
     def argv(self) -> list[str]:
         """Command and arguments with `$(NAME)` expanded."""
         environment = self.resolved_environment()
@@ -96,13 +106,23 @@ class Container:
 
 
 class InferenceService:
-    """A validated InferenceService document."""
+    """A validated InferenceService document.
+
+    Attributes:
+        name: of the service, and of the model.
+        topology: "collocated" (both containers in one pod), "split" (a pod each), or "single" (one
+            container that does both).
+        predictor: the container that finds plates.
+        transformer: the container that users call; with "single" the same one.
+    """
+
+    topology: Topology
 
     def __init__(self, document: Mapping[str, Any]) -> None:
         """Read a document.
 
         Raises:
-            BadInputError: it is no InferenceService of the collocated kind that we serve.
+            BadInputError: it is no InferenceService of a kind that we serve.
         """
         self.document: dict[str, Any] = copy.deepcopy(dict(document))
         try:
@@ -138,7 +158,8 @@ class InferenceService:
         values = {"MODEL_VERSION": version}
         if storage_uri is not None:
             values["STORAGE_URI"] = storage_uri
-        for container in changed.document["spec"]["predictor"]["containers"]:
+        pods = [pod for pod in changed.document["spec"].values() if "containers" in pod]
+        for container in (container for pod in pods for container in pod["containers"]):
             for variable in container.get("env", []):
                 if variable["name"] in values:
                     variable["value"] = values[variable["name"]]
@@ -162,17 +183,33 @@ class InferenceService:
                 f"annotation {MODE_ANNOTATION} is {mode!r}; set it to one of {', '.join(MODES)}: "
                 "it cannot be changed later"
             )
-        pod = document["spec"]["predictor"]
-        volumes = {volume["name"]: _kind(volume) for volume in pod.get("volumes", [])}
-        containers = [_container(raw, volumes) for raw in pod.get("containers", [])]
-        by_name = {container.name: container for container in containers}
-        if sorted(by_name) != [PREDICTOR, TRANSFORMER] or len(containers) != len(by_name):
+        containers = _containers(document["spec"]["predictor"])
+        names = [container.name for container in containers]
+        if "transformer" in document["spec"]:
+            asking = _containers(document["spec"]["transformer"])
+            if names != [PREDICTOR] or [container.name for container in asking] != [PREDICTOR]:
+                raise BadInputError(
+                    f"predictor and transformer in pods of their own have one container each, "
+                    f"{PREDICTOR}"
+                )
+            self.topology, self.predictor, self.transformer = "split", containers[0], asking[0]
+        elif names == [PREDICTOR] and SINGLE_MODULE in containers[0].command:
+            self.topology = "single"
+            self.predictor = self.transformer = containers[0]
+        elif sorted(names) == [PREDICTOR, TRANSFORMER]:
+            self.topology = "collocated"
+            by_name = {container.name: container for container in containers}
+            self.predictor, self.transformer = by_name[PREDICTOR], by_name[TRANSFORMER]
+        else:
             raise BadInputError(
-                f"its containers are {', '.join(c.name for c in containers) or 'none'}; expected "
-                f"{PREDICTOR} and {TRANSFORMER}"
+                f"its containers are {', '.join(names) or 'none'}; expected {PREDICTOR} and "
+                f"{TRANSFORMER}, or one that runs {SINGLE_MODULE}"
             )
-        self.predictor = by_name[PREDICTOR]
-        self.transformer = by_name[TRANSFORMER]
+
+
+def _containers(pod: Mapping[str, Any]) -> list[Container]:
+    volumes = {volume["name"]: _kind(volume) for volume in pod.get("volumes", [])}
+    return [_container(raw, volumes) for raw in pod.get("containers", [])]
 
 
 def expand(text: str, values: Mapping[str, str]) -> str:

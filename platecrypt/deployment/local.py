@@ -1,4 +1,4 @@
-"""The InferenceService on one machine: each container's own command runs as a process.
+"""An InferenceService on one machine: each container's own command runs as a process.
 
 A new version starts as a candidate beside the live one, on free ports. Promoting it moves the
 endpoint's port: the new transformer starts there, joined to the predictor that was tried; where
@@ -31,9 +31,11 @@ WILDCARD = "0.0.0.0"  # noqa: S104 - the pod's address in the document; never bo
 MODEL_MOUNT = "/mnt/models"  # where KServe's storage initialiser puts the model
 PREDICTOR, TRANSFORMER = "predictor", "transformer"
 CANDIDATE = "candidate-"
-PORT_SETTING = "PLATECRYPT_PORT"
+PORT_SETTING, GRPC_PORT_SETTING = "PLATECRYPT_PORT", "PLATECRYPT_GRPC_PORT"
 PROBE_S = 2.0
-NEIGHBOUR = re.compile(r"\b(127\.0\.0\.1|localhost):(\d+)\b")  # containers share a network
+# Containers of a pod share a network, and a pod finds another by the name of its service.
+NEIGHBOUR = re.compile(r"\b(127\.0\.0\.1|localhost|[a-z0-9-]+-predictor):(\d+)\b")
+NO_DRAIN = {"DRAIN_SECONDS": "0"}  # nobody here has to hear first that a process goes
 
 
 @dataclass(frozen=True)
@@ -45,12 +47,14 @@ class Endpoint:
         version: of the model.
         digest: SHA-256 of the model's ONNX file, hexadecimal.
         live: whether it is the one that users call.
+        grpc: `host:port` of its gRPC, or "" where it has none.
     """
 
     url: str
     version: str
     digest: str
     live: bool
+    grpc: str = ""
 
 
 @dataclass(frozen=True)
@@ -67,16 +71,18 @@ class _Process:
 class LocalDeployer:
     """Runs the containers of an InferenceService as processes of this machine."""
 
-    def __init__(self, settings: Settings) -> None:
+    def __init__(self, settings: Settings, variables: Mapping[str, str] | None = None) -> None:
+        """Run with those settings; `variables` replace the containers' own of that name."""
         self._settings = settings
         self._supervisor = Supervisor(settings.home)
+        self._variables = {**NO_DRAIN, **_features(settings), **(variables or {})}
 
     def live(self) -> Endpoint | None:
-        """The version that users call, if both its processes run."""
+        """The version that users call, if all its processes run."""
         return self._endpoint("")
 
     def waiting(self) -> Endpoint | None:
-        """The candidate that waits to be promoted or discarded, if both its processes run."""
+        """The candidate that waits to be promoted or discarded, if all its processes run."""
         return self._endpoint(CANDIDATE)
 
     def candidate(
@@ -100,7 +106,8 @@ class LocalDeployer:
         """
         with self._lock():
             live = self.live()
-            if live and (live.version, live.digest) == (version, digest) and self._ready(""):
+            same = live and (live.version, live.digest) == (version, digest)
+            if live and same and self._topology("") == isvc.topology and self._ready(""):
                 return live
             model_dir = model_dir.absolute()
             _check_digest(find_model(model_dir), digest)
@@ -109,7 +116,12 @@ class LocalDeployer:
                 require_free_port(self._settings.host, self._settings.port, PORT_SETTING)
             self._stop(CANDIDATE)
             service = isvc.with_model(version=version)
-            details = {"version": version, "digest": digest, "model": service.name}
+            details = {
+                "version": version,
+                "digest": digest,
+                "model": service.name,
+                "topology": service.topology,
+            }
             try:
                 return self._start_candidate(service, model_dir, details)
             except BaseException:
@@ -144,7 +156,8 @@ class LocalDeployer:
                 raise
             self._supervisor.stop(CANDIDATE + TRANSFORMER)
             self._supervisor.stop(PREDICTOR)
-            self._supervisor.rename(CANDIDATE + PREDICTOR, PREDICTOR)
+            if self._supervisor.find(CANDIDATE + PREDICTOR):
+                self._supervisor.rename(CANDIDATE + PREDICTOR, PREDICTOR)
             served = self.live()
         if served is None:
             raise UnavailableError(f"version {endpoint.version} ended as soon as it was promoted")
@@ -165,13 +178,16 @@ class LocalDeployer:
     def _start_candidate(
         self, service: InferenceService, model_dir: Path, details: Mapping[str, str]
     ) -> Endpoint:
-        containers = (service.predictor, service.transformer)
-        inner = [port for container in containers for port in container.ports.values()]
+        containers = {PREDICTOR: service.predictor, TRANSFORMER: service.transformer}
+        if service.topology == "single":
+            del containers[PREDICTOR]
+        inner = [port for container in containers.values() for port in container.ports.values()]
         ports = dict(zip(inner, _free_ports(len(inner)), strict=True))
-        for name, container in zip((PREDICTOR, TRANSFORMER), containers, strict=True):
+        for name, container in containers.items():
             folder = self._settings.home.absolute() / "deployment" / name
-            mapping = _Mapping(container, model_dir, self._keys(), folder, ports)
-            self._start(CANDIDATE + name, mapping.process(details))
+            local = container.with_values(self._variables)
+            mapping = _Mapping(local, model_dir, self._keys(), folder, ports)
+            self._start(CANDIDATE + name, mapping.process(details, serves=name == TRANSFORMER))
         endpoint = self._endpoint(CANDIDATE)
         if endpoint is None:
             raise UnavailableError(f"candidate {details['version']} ended as soon as it was ready")
@@ -197,7 +213,10 @@ class LocalDeployer:
         process = _recorded(self._require(name))
         old = process.details["port"]
         host, port = self._settings.host, str(self._settings.port)
+        # The candidate still listens on its own while the new one starts.
+        old_grpc, grpc = process.details.get("grpc", ""), str(self._grpc_port())
         argv = [_with_flag(word, "--http_port", old, port) for word in process.argv]
+        argv = [_with_flag(word, "--grpc_port", old_grpc, grpc) for word in argv]
         argv = [_with_flag(word, "--host", LOOPBACK, host) for word in argv]
         reachable = LOOPBACK if host == WILDCARD else host
         before, after = f"//{LOOPBACK}:{old}/", f"//{reachable}:{port}/"
@@ -206,12 +225,23 @@ class LocalDeployer:
             env=process.env,
             url=process.url.replace(before, after),
             probe=process.probe.replace(before, after),
-            details={**process.details, "port": port},
+            details={**process.details, "port": port, **({"grpc": grpc} if old_grpc else {})},
         )
+
+    def _grpc_port(self) -> int:
+        """The endpoint's port for gRPC: the one that is set, else a free one.
+
+        Raises:
+            BadInputError: the one that is set is taken.
+        """
+        if self._settings.grpc_port is None:
+            return free_port(self._settings.host)
+        require_free_port(self._settings.host, self._settings.grpc_port, GRPC_PORT_SETTING)
+        return self._settings.grpc_port
 
     def _put_back(self, previous: ProcessRecord | None, cause: BaseException) -> None:
         self._supervisor.stop(TRANSFORMER)
-        if previous is None or not self._supervisor.running(PREDICTOR):
+        if previous is None or not (_alone(previous) or self._supervisor.running(PREDICTOR)):
             return  # nothing served before
         try:
             self._start(TRANSFORMER, _recorded(previous))
@@ -222,7 +252,9 @@ class LocalDeployer:
 
     def _endpoint(self, prefix: str) -> Endpoint | None:
         transformer = self._supervisor.running(prefix + TRANSFORMER)
-        if transformer is None or self._supervisor.running(prefix + PREDICTOR) is None:
+        if transformer is None:
+            return None
+        if not _alone(transformer) and self._supervisor.running(prefix + PREDICTOR) is None:
             return None
         details = transformer.details
         return Endpoint(
@@ -230,7 +262,12 @@ class LocalDeployer:
             version=details["version"],
             digest=details["digest"],
             live=not prefix,
+            grpc=f"{LOOPBACK}:{details['grpc']}" if details.get("grpc") else "",
         )
+
+    def _topology(self, prefix: str) -> str:
+        record = self._supervisor.running(prefix + TRANSFORMER)
+        return record.details.get("topology", "collocated") if record else ""
 
     def _ready(self, prefix: str) -> bool:
         record = self._supervisor.running(prefix + TRANSFORMER)
@@ -285,7 +322,7 @@ class _Mapping:
                     "has; secret and emptyDir run on this machine"
                 )
 
-    def process(self, details: Mapping[str, str]) -> _Process:
+    def process(self, details: Mapping[str, str], *, serves: bool) -> _Process:
         """The container's own command, with this machine's names in it."""
         container = self._container
         command, *args = [self._text(word) for word in container.argv()]
@@ -294,13 +331,15 @@ class _Mapping:
         probe = container.readiness
         port = self._ports[probe.port]
         base = f"http://{LOOPBACK}:{port}"
-        serves = container.name == "transformer-container"
+        grpc = (
+            {"grpc": str(self._ports[container.ports["grpc"]])} if "grpc" in container.ports else {}
+        )
         return _Process(
             argv=argv,
             env=env,
             url=f"{base}/v1/models/{details['model']}:predict" if serves else base,
             probe=base + probe.path,
-            details={**details, "port": str(port)},
+            details={**details, "port": str(port), **grpc},
         )
 
     def _text(self, text: str) -> str:
@@ -313,7 +352,7 @@ class _Mapping:
         if re.fullmatch(r"--\w*port", flag) and value.isdigit() and int(value) in self._ports:
             return f"{flag}={self._ports[int(value)]}"
         return NEIGHBOUR.sub(
-            lambda found: f"{found[1]}:{self._ports.get(int(found[2]), int(found[2]))}", text
+            lambda found: f"{LOOPBACK}:{self._ports.get(int(found[2]), int(found[2]))}", text
         )
 
     def _here(self, found: re.Match[str]) -> str:
@@ -324,6 +363,23 @@ def _recorded(record: ProcessRecord) -> _Process:
     details = dict(record.details)
     probe, environment = details.pop("probe"), details.pop("environment")
     return _Process(list(record.argv), json.loads(environment), record.url, probe, details)
+
+
+def _alone(transformer: ProcessRecord) -> bool:
+    """Whether it finds plates itself, so that no predictor belongs to it."""
+    return transformer.details.get("topology") == "single"
+
+
+def _features(settings: Settings) -> dict[str, str]:
+    """The variables that let the endpoint look up cameras, where the settings want it."""
+    if not settings.camera_profiles:
+        return {}
+    home = (settings.home / "feast").absolute()
+    return {
+        "FEATURE_REPO": str((settings.root / "feature_repo").absolute()),
+        "FEAST_REGISTRY": settings.feast_registry or str(home / "registry.db"),
+        "FEAST_ONLINE_STORE": settings.feast_online_store or str(home / "online.db"),
+    }
 
 
 def _with_flag(word: str, flag: str, old: str, new: str) -> str:

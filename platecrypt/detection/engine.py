@@ -1,6 +1,7 @@
 """The detector: an ONNX file and an image in, plate boxes out."""
 
 import hashlib
+import math
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -8,10 +9,22 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
+from platecrypt.detection.backends import (
+    Backend,
+    Name,
+    OnnxRuntime,
+    Precision,
+    choose,
+    first_line,
+    onnx_session,
+)
 from platecrypt.detection.letterbox import Letterbox
 from platecrypt.detection.nms import suppress
 from platecrypt.errors import BadInputError
 
+CONFIDENCE_KEY = "platecrypt.confidence"
+"""In the metadata of an ONNX file: the working threshold, 0..1, as text."""
+DEFAULT_CONFIDENCE = 0.25
 DEFAULT_SIZE = 640  # YOLOv8's own, for a model that takes any size and names none
 
 
@@ -38,54 +51,68 @@ class Detector:
         size: side of the network's square input, pixels.
         confidence: boxes with a score at or below it are dropped, 0..1.
         iou: the overlap at which the weaker of two boxes is dropped, 0..1.
-        provider: the execution provider in use, e.g. "CPUExecutionProvider".
+        provider: what runs the network, e.g. "CPUExecutionProvider" or "OpenVINO bf16".
         digest: SHA-256 of the model file, hexadecimal.
     """
 
     def __init__(
-        self, session: Any, *, size: int, confidence: float, iou: float, digest: str
+        self, backend: Backend, *, size: int, confidence: float, iou: float, digest: str
     ) -> None:
-        self._session = session
-        self._input = session.get_inputs()[0].name
+        self._backend = backend
         self.size = size
         self.confidence = confidence
         self.iou = iou
         self.digest = digest
-        self.provider = str(session.get_providers()[0])
+        self.provider = backend.provider
 
     @classmethod
     def load(
-        cls, model: Path, *, threads: int = 1, confidence: float = 0.25, iou: float = 0.5
+        cls,
+        model: Path,
+        *,
+        threads: int = 1,
+        confidence: float | None = None,
+        iou: float = 0.5,
+        backend: Name = "onnxruntime",
+        precision: Precision = "f32",
     ) -> "Detector":
         """Load an ONNX file as ultralytics exports it: `(1, 3, S, S)` in, `(1, 5, N)` out.
 
         Args:
             model: the file.
             threads: of one forward pass. More than one makes ONNX Runtime spin between requests.
-            confidence: default threshold, 0..1.
+            confidence: default threshold, 0..1; None takes the one that training wrote into the
+                file (`CONFIDENCE_KEY`), else 0.25, ultralytics' own.
             iou: overlap threshold of non-maximum suppression, 0..1.
+            backend: who runs it; "auto" measures, a second at most, and logs what it chose.
+            precision: of the arithmetic; what is evaluated is evaluated with "f32".
 
         Raises:
-            BadInputError: the file is missing, damaged, or no detector of one class.
+            BadInputError: the file is missing, damaged, or no detector of one class, or it cannot
+                be run as asked.
         """
         for name, value in (("confidence", confidence), ("iou", iou)):
-            if not 0 <= value <= 1:
+            if value is not None and not 0 <= value <= 1:
                 raise BadInputError(f"{name} {value} is not between 0 and 1")
         try:
             data = model.read_bytes()
         except OSError as error:
             raise BadInputError(f"model {model}: {error.strerror}; train or download it") from None
-        session = _session(model, data, threads)
+        session = onnx_session(model, data, threads)
         size = _input_size(model, session)
-        detector = cls(
-            session,
+        if confidence is None:
+            confidence = _working_threshold(model, session)
+        _check_output(model, OnnxRuntime(session), size)
+        chosen = choose(
+            model, data, session, size, name=backend, precision=precision, threads=threads
+        )
+        return cls(
+            chosen,
             size=size,
             confidence=confidence,
             iou=iou,
             digest=hashlib.sha256(data).hexdigest(),
         )
-        detector._check_output(model)
-        return detector
 
     def detect(self, pixels: NDArray[np.uint8], *, confidence: float | None = None) -> Detections:
         """Find plates.
@@ -103,14 +130,8 @@ class Detector:
         if not 0 <= threshold <= 1:
             raise BadInputError(f"confidence {threshold} is not between 0 and 1")
         letterbox = Letterbox(width=pixels.shape[1], height=pixels.shape[0], size=self.size)
-        rows = self._forward(letterbox.apply(pixels))
+        rows = self._backend.forward(letterbox.apply(pixels))
         return self._read(rows, letterbox, threshold)
-
-    def _forward(self, square: NDArray[np.uint8]) -> NDArray[np.float32]:
-        """One pass: a `(S, S, 3)` uint8 square to `(5, N)` rows cx, cy, w, h, score."""
-        blob = np.ascontiguousarray(square.transpose(2, 0, 1), np.float32)[np.newaxis]
-        blob *= np.float32(1 / 255)
-        return np.asarray(self._session.run(None, {self._input: blob})[0][0], np.float32)
 
     def _read(
         self, rows: NDArray[np.float32], letterbox: Letterbox, threshold: float
@@ -123,17 +144,6 @@ class Detector:
         found = letterbox.to_source(boxes[kept])
         has_area = (found[:, 2] > found[:, 0]) & (found[:, 3] > found[:, 1])
         return Detections(found[has_area], np.asarray(scores[kept][has_area], np.float32))
-
-    def _check_output(self, model: Path) -> None:
-        """Run once on grey: the only proof that the graph is the one we read."""
-        try:
-            output = self._session.run(
-                None, {self._input: np.full((1, 3, self.size, self.size), 0.5, np.float32)}
-            )[0]
-        except Exception as error:  # noqa: BLE001 - ONNX Runtime's exceptions share no other base
-            raise _no_detector(model, f"it does not run ({_first_line(error)})") from None
-        if output.ndim != 3 or output.shape[:2] != (1, 5):
-            raise _no_detector(model, f"its output is {output.shape}, not (1, 5, N)")
 
 
 def find_model(folder: Path) -> Path:
@@ -151,23 +161,29 @@ def find_model(folder: Path) -> Path:
     return found[0]
 
 
-def _session(model: Path, data: bytes, threads: int) -> Any:
-    import onnxruntime
-
-    options = onnxruntime.SessionOptions()
-    options.intra_op_num_threads = threads
-    options.inter_op_num_threads = 1
-    options.log_severity_level = 3  # errors only: they come back as exceptions, in one line
-    available = onnxruntime.get_available_providers()
-    wanted = ("CUDAExecutionProvider", "CPUExecutionProvider")
-    providers = [name for name in wanted if name in available]
+def _check_output(model: Path, runtime: OnnxRuntime, size: int) -> None:
+    """Run once on grey: the only proof that the graph is the one we read."""
     try:
-        return onnxruntime.InferenceSession(data, options, providers=providers)
+        rows = runtime.session.run(
+            None, {runtime.session.get_inputs()[0].name: np.full((1, 3, size, size), 0.5, "f4")}
+        )[0]
     except Exception as error:  # noqa: BLE001 - ONNX Runtime's exceptions share no other base
-        raise BadInputError(
-            f"model {model} cannot be loaded ({_first_line(error)}); it is damaged or no ONNX: "
-            "export it again"
-        ) from None
+        raise _no_detector(model, f"it does not run ({first_line(error)})") from None
+    if rows.ndim != 3 or rows.shape[:2] != (1, 5):
+        raise _no_detector(model, f"its output is {rows.shape}, not (1, 5, N)")
+
+
+def _working_threshold(model: Path, session: Any) -> float:
+    text = session.get_modelmeta().custom_metadata_map.get(CONFIDENCE_KEY)
+    if text is None:
+        return DEFAULT_CONFIDENCE
+    try:
+        value = float(text)
+    except ValueError:
+        value = math.nan
+    if not 0 <= value <= 1:
+        raise _no_detector(model, f"its {CONFIDENCE_KEY} is {text[:20]!r}")
+    return value
 
 
 def _input_size(model: Path, session: Any) -> int:
@@ -186,7 +202,3 @@ def _input_size(model: Path, session: Any) -> int:
 
 def _no_detector(model: Path, why: str) -> BadInputError:
     return BadInputError(f"model {model} is no plate detector: {why}; export YOLOv8 with one class")
-
-
-def _first_line(error: Exception) -> str:
-    return str(error).strip().split("\n")[0][:200]

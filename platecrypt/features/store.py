@@ -6,7 +6,7 @@ import io
 import os
 import string
 import sys
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from datetime import UTC, datetime
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -17,6 +17,8 @@ from platecrypt.settings import Settings
 
 if TYPE_CHECKING:
     import pandas as pd
+
+CameraLookUp = Callable[[str], dict[str, Any]]
 
 
 class FeatureRepository:
@@ -78,17 +80,51 @@ class FeatureRepository:
         return {name: values[0] for name, values in found.items() if name != "camera_id"}
 
 
-def _repo_config(folder: Path, settings: Settings) -> Any:
-    import yaml
-    from feast.repo_config import RepoConfig
+def open_online(folder: Path, environment: Mapping[str, str] = os.environ) -> CameraLookUp:
+    """Open the online store alone, as the endpoint needs it: no object store, no offline store.
 
-    path = folder / "feature_store.yaml"
+    Args:
+        folder: of the repository; its `feature_store.yaml` names `FEAST_REGISTRY` and
+            `FEAST_ONLINE_STORE`.
+        environment: where these two are found.
+
+    Returns:
+        A function from a camera id to its profile; values are None where it has none.
+
+    Raises:
+        BadInputError: there is no repository, or one of the two is not set.
+    """
+    names = ("FEAST_REGISTRY", "FEAST_ONLINE_STORE")
+    missing = [name for name in names if not environment.get(name)]
+    if missing:
+        raise BadInputError(f"{missing[0]} is not set; it says where the feature store is")
+    from feast import FeatureStore
+
+    store = FeatureStore(config=_read_config(folder, {name: environment[name] for name in names}))
+    service = store.get_feature_service(SERVING_SERVICE)
+
+    def look_up(camera_id: str) -> dict[str, Any]:
+        found = store.get_online_features(service, [{"camera_id": camera_id}]).to_dict()
+        return {name: values[0] for name, values in found.items() if name != "camera_id"}
+
+    return look_up
+
+
+def _repo_config(folder: Path, settings: Settings) -> Any:
     home = (settings.home / "feast").absolute()
     home.mkdir(parents=True, exist_ok=True)
     values = {
         "FEAST_REGISTRY": settings.feast_registry or str(home / "registry.db"),
         "FEAST_ONLINE_STORE": settings.feast_online_store or str(home / "online.db"),
     }
+    return _read_config(folder, values)
+
+
+def _read_config(folder: Path, values: Mapping[str, str]) -> Any:
+    import yaml
+    from feast.repo_config import RepoConfig
+
+    path = folder / "feature_store.yaml"
     try:
         text = path.read_text()
     except FileNotFoundError:

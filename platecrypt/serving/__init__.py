@@ -5,6 +5,12 @@ two containers of `kserve/inference_service.yaml`. Importing this package is che
 modules import KServe.
 """
 
-from platecrypt.serving.client import Client, Prediction, ProtectedFile, SealedPlate
+from platecrypt.serving.client import (
+    AsyncClient,
+    Client,
+    Prediction,
+    ProtectedFile,
+    SealedPlate,
+)
 
-__all__ = ["Client", "Prediction", "ProtectedFile", "SealedPlate"]
+__all__ = ["AsyncClient", "Client", "Prediction", "ProtectedFile", "SealedPlate"]

@@ -1,19 +1,30 @@
-"""A client of the endpoint: one call, one picture, errors in one line."""
+"""Clients of the endpoint over HTTP: one call, one picture, errors in one line.
 
+`Client` blocks, `AsyncClient` does not; `platecrypt.serving.grpc_client` has the same two for gRPC.
+All of them ask again after 429 and 503 alone, until their deadline.
+"""
+
+import asyncio
 import base64
 import binascii
+import time
+from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, Literal
 from urllib.parse import urlsplit
 
 from platecrypt.errors import BadInputError, UnavailableError
+from platecrypt.serving.retries import DEADLINE_S, RETRIES, Attempts
 
 if TYPE_CHECKING:
     import httpx
 
-DEADLINE_S = 60.0
 CONNECT_S = 5.0
 LOOPBACK = {"127.0.0.1", "localhost", "::1"}
+CLIENTS_FAULT = (400, 401, 406, 413, 415, 422)
+ImageFormat = Literal["jpeg", "png", "webp"]
+Options = Mapping[str, str | float]
+"""Options of a request by name: confidence, margin, camera_id, detections, image."""
 
 
 @dataclass(frozen=True)
@@ -56,28 +67,99 @@ class ProtectedFile:
     request_id: str
 
 
-class Client:
-    """Talks to one endpoint; keeps the connection.
+class _Caller:
+    """What both clients do the same way: they differ in how they wait.
 
     Args:
         url: `http(s)://host[:port]/v1/models/NAME:predict`.
-        timeout_s: of a whole call, seconds.
+        timeout_s: of a whole call with its repetitions, seconds.
+        token: bearer token, where the endpoint wants one.
+        retries: how often a call is repeated after 429 or 503.
 
     Raises:
         BadInputError: the URL is none.
     """
 
-    def __init__(self, url: str, *, timeout_s: float = DEADLINE_S) -> None:
-        import httpx
-
+    def __init__(
+        self,
+        url: str,
+        *,
+        timeout_s: float = DEADLINE_S,
+        token: str | None = None,
+        retries: int = RETRIES,
+    ) -> None:
         parts = urlsplit(url)
         if parts.scheme not in ("http", "https") or not parts.hostname:
             raise BadInputError(f"{url!r} is no endpoint; it looks like http://host:8080/v1/...")
         self.url = url
-        self._http = httpx.Client(
-            timeout=httpx.Timeout(timeout_s, connect=CONNECT_S),
-            trust_env=parts.hostname not in LOOPBACK,  # a proxy does not lead to this machine
+        self._timeout_s = timeout_s
+        self._retries = retries
+        self._headers = {} if token is None else {"authorization": f"Bearer {token}"}
+        # A proxy does not lead to this machine.
+        self._trust_env = parts.hostname not in LOOPBACK
+
+    def _attempts(self) -> Attempts:
+        return Attempts(self._retries, self._timeout_s)
+
+    def _request(self, image: bytes, accept: str, options: Options | None) -> dict[str, Any]:
+        # The type is not our business: the server looks at the bytes.
+        headers = {**self._headers, "content-type": "image/*", "accept": accept}
+        return {"content": image, "headers": headers, "params": dict(options or {})}
+
+    def _timeout(self, attempts: Attempts) -> "httpx.Timeout":
+        import httpx
+
+        left = attempts.remaining()
+        return httpx.Timeout(left, connect=min(CONNECT_S, left))
+
+    def _silent(self, error: Exception) -> UnavailableError:
+        return UnavailableError(
+            f"{self.url} does not answer ({type(error).__name__}); see `platecrypt status`"
         )
+
+    def _checked(self, response: "httpx.Response") -> "httpx.Response":
+        if response.is_success:
+            return response
+        sentence = _error_of(response)
+        if response.status_code in CLIENTS_FAULT:
+            raise BadInputError(f"{self.url} refused the image: {sentence}")
+        raise UnavailableError(f"{self.url} answered {response.status_code}: {sentence}")
+
+    def _file(self, response: "httpx.Response") -> ProtectedFile:
+        try:
+            return ProtectedFile(
+                data=response.content,
+                content_type=response.headers["content-type"],
+                plates=int(response.headers["x-platecrypt-plates"]),
+                request_id=response.headers["x-request-id"],
+            )
+        except (KeyError, ValueError):
+            raise self._stranger() from None
+
+    def _prediction(self, response: "httpx.Response") -> Prediction:
+        try:
+            (found,) = response.json()["predictions"]
+            return Prediction(
+                image=base64.b64decode(found["image"]["b64"]),
+                content_type=found["content_type"],
+                plates=tuple(_plate(plate) for plate in found["plates"]),
+                request_id=found["request_id"],
+            )
+        except (KeyError, ValueError, TypeError, binascii.Error):
+            raise self._stranger() from None
+
+    def _stranger(self) -> UnavailableError:
+        return UnavailableError(f"{self.url} gave an answer that is none of platecrypt's")
+
+
+class Client(_Caller):
+    """Talks to one endpoint; keeps the connection. Arguments: see `_Caller`."""
+
+    def __init__(self, url: str, **arguments: Any) -> None:
+        import httpx
+
+        super().__init__(url, **arguments)
+        self._http = httpx.Client(trust_env=self._trust_env)
 
     def __enter__(self) -> "Client":
         return self
@@ -90,64 +172,92 @@ class Client:
         self._http.close()
 
     def protect(
-        self, image: bytes, *, image_format: Literal["jpeg", "png", "webp"] | None = None
+        self,
+        image: bytes,
+        *,
+        image_format: ImageFormat | None = None,
+        options: Options | None = None,
     ) -> ProtectedFile:
         """Send an image, get the protected file back, in `image_format` or as it came.
 
         Raises:
             BadInputError: the endpoint refused the image; the message is its own.
-            UnavailableError: it does not answer, or failed.
+            UnavailableError: it does not answer in time, or failed.
         """
-        response = self._post(image, accept=f"image/{image_format or '*'}")
-        try:
-            return ProtectedFile(
-                data=response.content,
-                content_type=response.headers["content-type"],
-                plates=int(response.headers["x-platecrypt-plates"]),
-                request_id=response.headers["x-request-id"],
-            )
-        except (KeyError, ValueError):
-            raise self._stranger() from None
+        return self._file(self._post(image, f"image/{image_format or '*'}", options))
 
-    def predict(self, image: bytes) -> Prediction:
+    def predict(self, image: bytes, *, options: Options | None = None) -> Prediction:
         """Send an image, get the protected image and the envelopes as JSON.
 
         Raises:
             BadInputError: the endpoint refused the image; the message is its own.
-            UnavailableError: it does not answer, or failed.
+            UnavailableError: it does not answer in time, or failed.
         """
-        response = self._post(image, accept="application/json")
-        try:
-            (found,) = response.json()["predictions"]
-            return Prediction(
-                image=base64.b64decode(found["image"]["b64"]),
-                content_type=found["content_type"],
-                plates=tuple(_plate(plate) for plate in found["plates"]),
-                request_id=found["request_id"],
-            )
-        except (KeyError, ValueError, TypeError, binascii.Error):
-            raise self._stranger() from None
+        return self._prediction(self._post(image, "application/json", options))
 
-    def _post(self, image: bytes, *, accept: str) -> "httpx.Response":
+    def _post(self, image: bytes, accept: str, options: Options | None) -> "httpx.Response":
         import httpx
 
-        # The type is not our business: the server looks at the bytes.
-        headers = {"content-type": "image/*", "accept": accept}
-        try:
-            response = self._http.post(self.url, content=image, headers=headers)
-        except httpx.HTTPError as error:
-            raise UnavailableError(
-                f"{self.url} does not answer ({type(error).__name__}); see `platecrypt status`"
-            ) from None
-        if response.is_success:
-            return response
-        sentence = _error_of(response)
-        if response.status_code in (400, 413, 415, 422):
-            raise BadInputError(f"{self.url} refused the image: {sentence}")
-        raise UnavailableError(f"{self.url} answered {response.status_code}: {sentence}")
+        attempts, request = self._attempts(), self._request(image, accept, options)
+        while True:
+            try:
+                response = self._http.post(self.url, timeout=self._timeout(attempts), **request)
+            except httpx.HTTPError as error:
+                raise self._silent(error) from None
+            pause = attempts.pause(response.status_code, response.headers.get("retry-after", ""))
+            if pause is None:
+                return self._checked(response)
+            time.sleep(pause)
 
-    def _stranger(self) -> UnavailableError:
-        return UnavailableError(f"{self.url} gave an answer that is none of platecrypt's")
+
+class AsyncClient(_Caller):
+    """The same for asyncio. Arguments: see `_Caller`."""
+
+    def __init__(self, url: str, **arguments: Any) -> None:
+        import httpx
+
+        super().__init__(url, **arguments)
+        self._http = httpx.AsyncClient(trust_env=self._trust_env)
+
+    async def __aenter__(self) -> "AsyncClient":
+        return self
+
+    async def __aexit__(self, *_: object) -> None:
+        await self.close()
+
+    async def close(self) -> None:
+        """Close the connections."""
+        await self._http.aclose()
+
+    async def protect(
+        self,
+        image: bytes,
+        *,
+        image_format: ImageFormat | None = None,
+        options: Options | None = None,
+    ) -> ProtectedFile:
+        """Send an image, get the protected file back; errors as `Client.protect`."""
+        return self._file(await self._post(image, f"image/{image_format or '*'}", options))
+
+    async def predict(self, image: bytes, *, options: Options | None = None) -> Prediction:
+        """Send an image, get image and envelopes as JSON; errors as `Client.predict`."""
+        return self._prediction(await self._post(image, "application/json", options))
+
+    async def _post(self, image: bytes, accept: str, options: Options | None) -> "httpx.Response":
+        import httpx
+
+        attempts, request = self._attempts(), self._request(image, accept, options)
+        while True:
+            try:
+                response = await self._http.post(
+                    self.url, timeout=self._timeout(attempts), **request
+                )
+            except httpx.HTTPError as error:
+                raise self._silent(error) from None
+            pause = attempts.pause(response.status_code, response.headers.get("retry-after", ""))
+            if pause is None:
+                return self._checked(response)
+            await asyncio.sleep(pause)
 
 
 def _plate(raw: Any) -> SealedPlate:

@@ -1,10 +1,11 @@
 """The predictor container: pixels in, plate boxes out, over the Open Inference Protocol v2.
 
-One input `image`, UINT8, `[H, W, 3]` or `[1, H, W, 3]`, RGB. Two outputs: `boxes` FP32 `[N, 4]`
-(x1, y1, x2, y2 in pixels of that image) and `scores` FP32 `[N]`. The request parameter
-`confidence` (a number or its text, 0..1) sets the threshold. gRPC is the fast way: the raw bytes
-are read where they lie, and the response parameter `size` tells the side of the network's input,
-so that a client need not send more pixels than the network looks at.
+Inputs `image` (or `image_0`, `image_1`, ... of different sizes), UINT8, `[H, W, 3]` or
+`[N, H, W, 3]`, RGB. Outputs `boxes` FP32 `[B, 4]` (x1, y1, x2, y2 in pixels of the image) and
+`scores` FP32 `[B]`; where several images are asked about also `counts` INT32 `[N]`, how many of the
+boxes belong to each. The parameter `confidence` (a number or its text, 0..1) sets the threshold.
+gRPC is the fast way, and the response parameter `size` tells the side of the network's input, so
+that a client need not send more pixels than the network looks at.
 """
 
 import argparse
@@ -17,15 +18,14 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
-from kserve import InferOutput, InferRequest, InferResponse
-from kserve.errors import InvalidInput
-from kserve.protocol.grpc.grpc_predict_v2_pb2 import InferParameter, ModelInferResponse
 from numpy.typing import NDArray
 
 from platecrypt.detection import Detections, Detector, find_model
 from platecrypt.errors import BadInputError
-from platecrypt.serving.door import REQUEST_ID
+from platecrypt.serving import metrics, oip
+from platecrypt.serving.refusals import HttpError
 from platecrypt.serving.remote import SIZE
+from platecrypt.serving.requests import MAX_IMAGES, image_tensors, options_of, pixels_of
 from platecrypt.serving.server import ServedModel, argument_parser, run
 
 logger = logging.getLogger("platecrypt.serving")
@@ -65,112 +65,70 @@ class Predictor(ServedModel):
         payload: Any,
         headers: Mapping[str, str] | None = None,
         response_headers: dict[str, str] | None = None,
-    ) -> Any:
-        """Detect plates in one image.
+    ) -> oip.Reply:
+        """Detect plates in the images of a request.
 
         Raises:
-            InvalidInput: the request is not the one that the module describes.
+            HttpError: 400, the request is not the one that the module describes.
         """
-        if not isinstance(payload, InferRequest):
-            raise InvalidInput("the predictor speaks v2: POST /v2/models/NAME/infer, or gRPC")
-        pixels = image_of(payload, self._max_pixels)
+        if not isinstance(payload, oip.Request):
+            raise HttpError(400, "the predictor speaks v2: POST /v2/models/NAME/infer, or gRPC")
+        images = images_of(payload, self._max_pixels)
         confidence = confidence_of(payload)
         loop = asyncio.get_running_loop()
-        try:
-            found = await loop.run_in_executor(
-                self._pool, lambda: self._detector.detect(pixels, confidence=confidence)
-            )
-        except BadInputError as error:
-            raise InvalidInput(str(error)) from None
-        if payload.from_grpc:
-            return self._grpc_answer(payload, found)
-        payload.id = payload.id or (headers or {}).get(REQUEST_ID, "")  # v2 wants a text here
-        return self._rest_answer(payload, found)
+        found = await loop.run_in_executor(self._pool, self._detect, images, confidence)
+        outputs = [
+            oip.tensor("boxes", np.concatenate([one.boxes for one in found])),
+            oip.tensor("scores", np.concatenate([one.scores for one in found])),
+        ]
+        if len(found) > 1:
+            counts = np.array([len(one) for one in found], np.int32)
+            outputs.append(oip.tensor("counts", counts))
+        return oip.Reply(tuple(outputs), self._version, {SIZE: self._detector.size})
 
-    def _grpc_answer(self, request: InferRequest, found: Detections) -> ModelInferResponse:
-        tensor = ModelInferResponse.InferOutputTensor
-        return ModelInferResponse(
-            id=request.id,
-            model_name=self.name,
-            model_version=self._version,
-            outputs=[
-                tensor(name="boxes", datatype="FP32", shape=found.boxes.shape),
-                tensor(name="scores", datatype="FP32", shape=found.scores.shape),
-            ],
-            raw_output_contents=[found.boxes.tobytes(), found.scores.tobytes()],
-            parameters={SIZE: InferParameter(int64_param=self._detector.size)},
-        )
-
-    def _rest_answer(self, request: InferRequest, found: Detections) -> InferResponse:
-        outputs = []
-        for name, values in (("boxes", found.boxes), ("scores", found.scores)):
-            output = InferOutput(name=name, shape=list(values.shape), datatype="FP32")
-            output.set_data_from_numpy(values, binary_data=False)
-            outputs.append(output)
-        return InferResponse(
-            response_id=request.id,
-            model_name=self.name,
-            model_version=self._version,
-            infer_outputs=outputs,
-            use_binary_outputs=request.use_binary_outputs,
-            requested_outputs=request.request_outputs,
-        )
+    def _detect(
+        self, images: Sequence[NDArray[np.uint8]], confidence: float | None
+    ) -> list[Detections]:
+        found = []
+        for pixels in images:
+            with metrics.timed("predict"):
+                try:
+                    found.append(self._detector.detect(pixels, confidence=confidence))
+                except BadInputError as error:
+                    raise HttpError(400, str(error)) from None
+        return found
 
 
-def image_of(request: InferRequest, max_pixels: int) -> NDArray[np.uint8]:
-    """The image of a request, `(H, W, 3)` uint8; a view of the received bytes where they are raw.
+def images_of(request: oip.Request, max_pixels: int) -> list[NDArray[np.uint8]]:
+    """The images of a request, each `(H, W, 3)` uint8; views of the received bytes.
 
     Raises:
-        InvalidInput: there is not exactly one, its type or shape is wrong, it is too large.
+        HttpError: 400, there are none or too many, or one has the wrong type, shape or size.
     """
-    tensors = request.inputs
-    if len(tensors) != 1 or tensors[0].name != "image" or tensors[0].datatype != "UINT8":
-        found = ", ".join(f"{t.name} {t.datatype}" for t in tensors[:4]) or "none"
-        raise InvalidInput(f"exactly one input, image UINT8, is expected, not: {found}")
-    shape = list(tensors[0].shape)
-    plain = shape[1:] if len(shape) == 4 and shape[0] == 1 else shape
-    if len(plain) != 3 or plain[2] != 3 or min(plain) < 1:
-        raise InvalidInput(f"image has shape {shape}; expected [H, W, 3] or [1, H, W, 3]")
-    height, width = int(plain[0]), int(plain[1])
-    if height * width > max_pixels:
-        raise InvalidInput(f"image has {height * width} pixels; at most {max_pixels} are taken")
-    values = _values(tensors[0])
-    if values.size != height * width * 3:
-        raise InvalidInput(f"image of shape {shape} has {values.size} values")
-    return values.reshape(height, width, 3)
+    tensors = image_tensors(request, ("UINT8",))
+    images = [image for item in tensors for image in pixels_of(item, max_pixels)]
+    if len(images) > MAX_IMAGES:
+        raise HttpError(400, f"{len(images)} images in one call; at most {MAX_IMAGES} are taken")
+    return images
 
 
-def _values(tensor: Any) -> NDArray[np.uint8]:
-    if tensor._raw_data is not None:  # the only place where KServe keeps the received bytes
-        return np.frombuffer(tensor._raw_data, np.uint8)
-    try:
-        values = np.array(tensor.data, np.int64).ravel()
-    except (TypeError, ValueError, OverflowError):
-        raise InvalidInput("image holds something that is no number") from None
-    if values.size and (values.min() < 0 or values.max() > 255):
-        raise InvalidInput("image holds values outside 0..255")
-    return values.astype(np.uint8)
-
-
-def confidence_of(request: InferRequest) -> float | None:
+def confidence_of(request: oip.Request) -> float | None:
     """The parameter `confidence` of a request, or None.
 
     Raises:
-        InvalidInput: it is no number.
+        HttpError: 400, it is no number within 0..1, or there are other parameters.
     """
-    value: Any = dict(request.parameters or {}).get("confidence")
-    if hasattr(value, "WhichOneof"):
-        value = getattr(value, value.WhichOneof("parameter_choice") or "", None)
-    if value is None:
-        return None
-    try:
-        return float(value)  # whether it lies in 0..1 is the detector's to say
-    except (TypeError, ValueError):
-        raise InvalidInput(f"confidence {value!r} is no number") from None
+    if set(request.parameters) - {"confidence"}:
+        raise HttpError(400, "confidence is the only parameter that the predictor knows")
+    return options_of(request.parameters).confidence
 
 
-def make(args: argparse.Namespace) -> Predictor:
-    """Load the model of `--model_dir`."""
+def load_detector(args: argparse.Namespace) -> Detector:
+    """Load the model of `--model_dir`, and say what runs it.
+
+    Raises:
+        BadInputError: there is no model, or it cannot be run as asked.
+    """
     import cv2
 
     cv2.setNumThreads(1)  # one thread a request; requests run beside each other
@@ -179,6 +137,8 @@ def make(args: argparse.Namespace) -> Predictor:
         threads=args.threads,
         confidence=args.confidence,
         iou=args.iou,
+        backend=args.backend,
+        precision=args.precision,
     )
     logger.info(
         "model loaded",
@@ -191,18 +151,43 @@ def make(args: argparse.Namespace) -> Predictor:
             }
         },
     )
+    return detector
+
+
+def add_detecting(parser: argparse.ArgumentParser) -> None:
+    """The flags of every server that runs the network."""
+    parser.add_argument("--model_dir", type=Path, default=Path("/mnt/models"))
+    parser.add_argument("--model_version", default="0", help="told in every answer")
+    parser.add_argument("--threads", type=int, default=1, help="of one forward pass")
+    parser.add_argument("--iou", type=float, default=0.5, help="overlap of suppression, 0..1")
+    parser.add_argument(
+        "--backend",
+        choices=("auto", "onnxruntime", "openvino", "tensorrt"),
+        default="auto",
+        help="who runs the network; auto measures on load",
+    )
+    parser.add_argument(
+        "--precision",
+        choices=("auto", "f32", "bf16", "int8"),
+        default="f32",
+        help="of the network's arithmetic; auto: the fastest, bf16 where the CPU has it",
+    )
+
+
+def make(args: argparse.Namespace) -> Predictor:
+    """Load the model of `--model_dir`."""
     return Predictor(
-        args.model_name, detector, version=args.model_version, max_pixels=args.max_pixels
+        args.model_name,
+        load_detector(args),
+        version=args.model_version,
+        max_pixels=args.max_pixels,
     )
 
 
 def main(argv: Sequence[str] | None = None) -> int:
     """Serve until ended; returns the exit code."""
     parser = argument_parser("platecrypt predictor")
-    parser.add_argument("--model_dir", type=Path, default=Path("/mnt/models"))
-    parser.add_argument("--model_version", default="0", help="told in every answer")
-    parser.add_argument("--threads", type=int, default=1, help="of one forward pass")
-    parser.add_argument("--iou", type=float, default=0.5, help="overlap of suppression, 0..1")
+    add_detecting(parser)
     # JSON writes a value in at most four characters and a comma; only v2 JSON is that large.
     return run(make, parser, argv, max_body=lambda args: min(15 * args.max_pixels, 2**28))
 

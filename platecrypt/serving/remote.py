@@ -4,8 +4,7 @@ What comes back is checked as if a stranger had sent it: a transformer that beli
 because an answer was garbled would publish them.
 """
 
-import asyncio
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 
 import grpc  # type: ignore[import-untyped]
 import numpy as np
@@ -18,7 +17,8 @@ from kserve.protocol.grpc.grpc_predict_v2_pb2_grpc import GRPCInferenceServiceSt
 from numpy.typing import NDArray
 
 from platecrypt.detection import Detections, Letterbox
-from platecrypt.serving.door import REQUEST_ID, HttpError
+from platecrypt.serving.door import REQUEST_ID
+from platecrypt.serving.refusals import HttpError
 
 SIZE = "size"  # the response parameter that tells the side of the network's input, pixels
 MAX_SIZE = 8192
@@ -28,6 +28,7 @@ RECONNECT = [
     ("grpc.initial_reconnect_backoff_ms", 100),
     ("grpc.min_reconnect_backoff_ms", 100),
     ("grpc.max_reconnect_backoff_ms", 1000),
+    ("grpc.lb_policy_name", "round_robin"),  # a service may stand for several predictors
 ]
 BUSY = {
     grpc.StatusCode.UNAVAILABLE,
@@ -38,7 +39,7 @@ BUSY = {
 
 
 class RemoteDetector:
-    """A predictor behind an address.
+    """A predictor behind an address. Its calls block: they belong into a worker thread.
 
     Args:
         target: `host:port` of its gRPC endpoint.
@@ -50,27 +51,31 @@ class RemoteDetector:
     def __init__(
         self, target: str, *, model: str, timeout_s: float, options: Sequence[tuple[str, int]]
     ) -> None:
-        self._target = target
         self._model = model
         self._timeout_s = timeout_s
-        self._options = [*options, *RECONNECT]
-        self._stub: GRPCInferenceServiceStub | None = None
+        channel = grpc.insecure_channel(target, options=[*options, *RECONNECT])
+        self._stub = GRPCInferenceServiceStub(channel)
         self._size: int | None = None
 
-    async def ready(self) -> bool:
+    def ready(self) -> bool:
         """Whether the predictor says that its model is ready."""
         try:
-            answer = await self._connected().ModelReady(
-                ModelReadyRequest(name=self._model), timeout=PROBE_S
-            )
+            answer = self._stub.ModelReady(ModelReadyRequest(name=self._model), timeout=PROBE_S)
         except grpc.RpcError:
             return False
         return bool(answer.ready)
 
-    async def detect(self, pixels: NDArray[np.uint8], *, request_id: str) -> tuple[Detections, str]:
+    def detect(
+        self, pixels: NDArray[np.uint8], *, confidence: float | None, headers: Mapping[str, str]
+    ) -> tuple[Detections, str]:
         """Boxes for a `(H, W, 3)` uint8 RGB image, and the version of the model that saw them.
 
         Only as many pixels are sent as the network looks at, once its size is known.
+
+        Args:
+            pixels: the image.
+            confidence: the threshold, 0..1; None: the predictor's own.
+            headers: request id and trace context, passed on.
 
         Raises:
             HttpError: 503 when no predictor answers in time, 502 when its answer is no answer.
@@ -78,42 +83,37 @@ class RemoteDetector:
         height, width = pixels.shape[:2]
         letterbox = Letterbox(width, height, self._size) if self._size else None
         if letterbox and letterbox.inner[0] * letterbox.inner[1] < width * height:
-            loop = asyncio.get_running_loop()
-            fitted = await loop.run_in_executor(None, letterbox.fit, pixels)
-            answer = await self._ask(fitted, request_id)
+            answer = self._ask(letterbox.fit(pixels), confidence, headers)
             self._size = _size_of(answer)
             if self._size == letterbox.size:
                 found = read_answer(answer, *letterbox.inner)
-                return Detections(
-                    letterbox.from_fitted(found.boxes), found.scores
-                ), answer.model_version
+                boxes = letterbox.from_fitted(found.boxes)
+                return Detections(boxes, found.scores), answer.model_version
             # Another model answers now, and would look closer: it gets all there is.
-        answer = await self._ask(pixels, request_id)
+        answer = self._ask(pixels, confidence, headers)
         self._size = _size_of(answer)
         return read_answer(answer, width, height), answer.model_version
 
-    async def _ask(self, pixels: NDArray[np.uint8], request_id: str) -> ModelInferResponse:
+    def _ask(
+        self, pixels: NDArray[np.uint8], confidence: float | None, headers: Mapping[str, str]
+    ) -> ModelInferResponse:
         tensor = ModelInferRequest.InferInputTensor
         request = ModelInferRequest(
-            id=request_id,
+            id=headers.get(REQUEST_ID, ""),
             model_name=self._model,
             inputs=[tensor(name="image", datatype="UINT8", shape=pixels.shape)],
             raw_input_contents=[pixels.tobytes()],
         )
+        if confidence is not None:  # as text: a gRPC parameter has no float
+            request.parameters["confidence"].string_param = repr(confidence)
         try:
-            return await self._connected().ModelInfer(
-                request, timeout=self._timeout_s, metadata=((REQUEST_ID, request_id),)
+            return self._stub.ModelInfer(
+                request, timeout=self._timeout_s, metadata=tuple(headers.items())
             )
         except grpc.RpcError as error:
             if error.code() in BUSY:
                 raise HttpError(503, "the predictor does not answer; try again") from None
             raise HttpError(502, "the predictor failed") from None
-
-    def _connected(self) -> GRPCInferenceServiceStub:
-        if self._stub is None:  # a channel belongs to the event loop that runs when it is made
-            channel = grpc.aio.insecure_channel(self._target, options=self._options)
-            self._stub = GRPCInferenceServiceStub(channel)
-        return self._stub
 
 
 def read_answer(answer: ModelInferResponse, width: int, height: int) -> Detections:

@@ -1,8 +1,9 @@
-"""What both containers share: KServe's endpoints in a server that we can bind, limit and drain.
+"""What every server shares: KServe's endpoints in a server that we can bind, limit and drain.
 
 KServe's own `ModelServer` listens on every address, has no limit on a body, answers an unexpected
 error with its text, and lets anybody unload the model over HTTP. So its published pieces (data
-plane, v1 and v2 routes, gRPC servicer) are put together here; nothing of it is patched.
+plane, v1 and v2 routes, gRPC servicer) are put together here; nothing of it is patched. Requests
+for work are read by our own codec (`oip`), in front of KServe's routes.
 """
 
 import argparse
@@ -10,14 +11,20 @@ import asyncio
 import contextlib
 import logging
 import signal
-from collections.abc import Callable, Sequence
+import time
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
 from typing import Any
 
 import grpc  # type: ignore[import-untyped]
 import kserve
+import uvicorn
+import uvloop
 from fastapi import FastAPI, Request
 from fastapi.exceptions import RequestValidationError
 from fastapi.responses import JSONResponse, Response
+from grpc_interceptor.exceptions import GrpcException
 from kserve import errors as kserve_errors
 from kserve.model_server import parser as kserve_parser
 from kserve.protocol.dataplane import DataPlane
@@ -30,7 +37,22 @@ from kserve.protocol.rest.v2_endpoints import register_v2_endpoints
 from starlette.exceptions import HTTPException
 
 from platecrypt.errors import BadInputError, PlatecryptError
-from platecrypt.serving.door import REQUEST_ID, Door, HttpError, configure_logging
+from platecrypt.serving import oip
+from platecrypt.serving.connections import connection_class
+from platecrypt.serving.door import (
+    REQUEST_ID,
+    Door,
+    Drain,
+    configure_logging,
+    error_headers,
+    log_request,
+    request_id_of,
+)
+from platecrypt.serving.openapi import description
+from platecrypt.serving.refusals import HttpError
+from platecrypt.serving.requests import V1Body
+from platecrypt.serving.tokens import Tokens
+from platecrypt.serving.tracing import trace_of
 
 LOOPBACK = "127.0.0.1"
 GRACE_S = 30  # in-flight requests get this long to finish after SIGTERM
@@ -39,12 +61,34 @@ MAX_BYTES = 32 * 2**20
 MAX_PIXELS = 40_000_000
 GRPC_OVERHEAD = 64 * 1024
 UNPROCESSABLE = (400, "the request has not the form of the protocol")
+STATUS_CODES = {
+    400: grpc.StatusCode.INVALID_ARGUMENT,
+    401: grpc.StatusCode.UNAUTHENTICATED,
+    404: grpc.StatusCode.NOT_FOUND,
+    413: grpc.StatusCode.INVALID_ARGUMENT,
+    429: grpc.StatusCode.RESOURCE_EXHAUSTED,
+    501: grpc.StatusCode.UNIMPLEMENTED,
+    503: grpc.StatusCode.UNAVAILABLE,
+}
 
 logger = logging.getLogger("platecrypt.serving")
 
 
+@dataclass(frozen=True)
+class HttpReply:
+    """A v1 answer as it goes out."""
+
+    body: bytes = field(repr=False)
+    content_type: str
+    headers: Mapping[str, str]
+
+
 class ServedModel(kserve.Model):  # type: ignore[misc]
-    """A `kserve.Model` that can say whether it could answer a request now."""
+    """A `kserve.Model` that can say whether it could answer a request now.
+
+    `predict` is called with a `V1Body` and answers an `HttpReply`, or with an `oip.Request` and
+    answers an `oip.Reply`.
+    """
 
     async def available(self) -> bool:
         """Whether a request sent now would be answered; asked by readiness probes."""
@@ -54,7 +98,13 @@ class ServedModel(kserve.Model):  # type: ignore[misc]
 class _Plane(DataPlane):  # type: ignore[misc]
     """KServe's data plane with a readiness that means it."""
 
+    def __init__(self, model_registry: kserve.ModelRepository, drain: Drain) -> None:
+        super().__init__(model_registry=model_registry)
+        self._drain = drain
+
     async def ready(self) -> bool:
+        if self._drain.began:
+            return False
         models = self.model_registry.get_models().values()
         return all([await model.available() for model in models])
 
@@ -66,7 +116,7 @@ class _Plane(DataPlane):  # type: ignore[misc]
             raise kserve_errors.ModelNotFound(model_name)
         if disable_predictor_health_check:  # on the way to a prediction: that finds out itself
             return bool(model.ready)
-        return bool(await model.available())
+        return not self._drain.began and bool(await model.available())
 
 
 class _FixedRepository(ModelRepositoryExtension):  # type: ignore[misc]
@@ -79,20 +129,111 @@ class _FixedRepository(ModelRepositoryExtension):  # type: ignore[misc]
         raise kserve_errors.InvalidInput("models are unloaded by the deployment, not by request")
 
 
+class _Servicer(InferenceServicer):  # type: ignore[misc]
+    """KServe's gRPC servicer with our codec, our door and our log line."""
+
+    def __init__(
+        self,
+        plane: DataPlane,
+        repository: ModelRepositoryExtension,
+        check: Callable[[str], None] | None,
+    ) -> None:
+        super().__init__(plane, repository)
+        self._plane = plane
+        self._check = check
+
+    async def ModelInfer(self, request: Any, context: Any) -> Any:
+        """One inference; errors carry the sentence of the HTTP answer."""
+        metadata = {str(key).lower(): value for key, value in context.invocation_metadata()}
+        given = {key: value for key, value in metadata.items() if isinstance(value, str)}
+        request_id = request_id_of(given.get(REQUEST_ID, "") or request.id)
+        trace = trace_of(given)
+        status, began = 500, time.perf_counter()
+        try:
+            answer = await self._infer(request, given, request_id, dict(trace.headers()))
+            status = 200
+            return answer
+        except HttpError as error:
+            status = error.status
+            code = STATUS_CODES.get(status, grpc.StatusCode.INTERNAL)
+            raise GrpcException(str(error), code) from None
+        except kserve_errors.ModelNotFound as error:
+            status = 404
+            raise GrpcException(error.reason, grpc.StatusCode.NOT_FOUND) from None
+        finally:
+            names = {"request_id": request_id, "trace_id": trace.trace_id}
+            log_request(
+                "v2-grpc",
+                status,
+                time.perf_counter() - began,
+                quiet=False,
+                fields={**names, "span_id": trace.span_id, "bytes": request.ByteSize()},
+            )
+
+    async def _infer(
+        self, message: Any, given: Mapping[str, str], request_id: str, trace: Mapping[str, str]
+    ) -> Any:
+        if self._check is not None:
+            self._check(given.get("authorization", ""))
+        call = oip.read_grpc(message)
+        headers = {REQUEST_ID: request_id, **trace}
+        reply, _ = await self._plane.infer(message.model_name, call, headers)
+        return oip.write_grpc(reply, call, message.model_name, request_id)
+
+
+class _Server(uvicorn.Server):
+    """uvicorn that is unready for a while before it stops listening, so that nobody is cut off."""
+
+    def __init__(self, config: uvicorn.Config, drain: Drain, seconds: float) -> None:
+        super().__init__(config)
+        self._drain = drain
+        self._seconds = seconds
+        self._loop: asyncio.AbstractEventLoop | None = None
+
+    async def serve(self, sockets: Any = None) -> None:
+        """Serve until a signal ends it."""
+        self._loop = asyncio.get_running_loop()
+        await super().serve(sockets)
+
+    def handle_exit(self, sig: int, frame: Any) -> None:
+        """The first signal ends readiness, and listening after the delay; the second listening."""
+        again, self._drain.began = self._drain.began, True
+        if again or not self._seconds or self._loop is None:
+            super().handle_exit(sig, frame)
+            return
+        logger.info("draining", extra={"fields": {"seconds": self._seconds}})
+        self._loop.call_soon_threadsafe(
+            self._loop.call_later, self._seconds, super().handle_exit, signal.SIGTERM, None
+        )
+
+
 def argument_parser(description: str) -> argparse.ArgumentParser:
-    """KServe's own flags plus those that both containers add."""
+    """KServe's own flags plus those that every server adds."""
     parser = argparse.ArgumentParser(description=description, parents=[kserve_parser])
     parser.add_argument("--host", default=LOOPBACK, help="address to bind; 0.0.0.0 in a pod")
-    parser.add_argument("--confidence", type=float, default=0.25, help="threshold, 0..1")
+    parser.add_argument(
+        "--confidence", type=float, help="threshold, 0..1; default: the one in the model file"
+    )
     parser.add_argument("--max_pixels", type=int, default=MAX_PIXELS, help="largest image")
     parser.add_argument("--max_bytes", type=int, default=MAX_BYTES, help="largest encoded image")
+    parser.add_argument(
+        "--drain_seconds", type=float, default=0, help="unready but serving, after SIGTERM"
+    )
+    parser.add_argument("--headers_seconds", type=float, default=10, help="for headers to arrive")
+    parser.add_argument("--body_seconds", type=float, default=30, help="for a body to arrive")
+    parser.add_argument("--tokens_file", type=optional_path, help="bearer tokens, one a line")
     parser.set_defaults(model_name="plates", predictor_request_timeout_seconds=10)
     return parser
 
 
-def grpc_options(max_pixels: int) -> list[tuple[str, int]]:
-    """Message limits for an image of `max_pixels`, and one owner a port."""
-    limit = 3 * max_pixels + GRPC_OVERHEAD
+def optional_path(text: str) -> Path | None:
+    """A path, or None for the empty text that an unset variable of a manifest becomes."""
+    return Path(text) if text else None
+
+
+def grpc_options(max_pixels: int, max_bytes: int = 0) -> list[tuple[str, int]]:
+    """Message limits for an image of `max_pixels` or `max_bytes`, and one owner a port."""
+    limit = max(3 * max_pixels, max_bytes) + GRPC_OVERHEAD
     return [
         ("grpc.max_receive_message_length", limit),
         ("grpc.max_send_message_length", limit),
@@ -111,25 +252,38 @@ def run(
     args = parser.parse_args(argv)
     configure_logging()
     try:
+        tokens = Tokens(args.tokens_file) if args.tokens_file else None
         model = make(args)
-        asyncio.run(_serve(model, args, max_body(args)))
+        with asyncio.Runner(loop_factory=uvloop.new_event_loop) as runner:
+            runner.run(_serve(model, args, max_body(args), tokens))
     except PlatecryptError as error:
         logger.error("%s", error)
         return error.exit_code
     return 0
 
 
-async def _serve(model: ServedModel, args: argparse.Namespace, max_body: int) -> None:
-    import uvicorn
-
+async def _serve(
+    model: ServedModel, args: argparse.Namespace, max_body: int, tokens: Tokens | None
+) -> None:
+    drain = Drain()
+    check = tokens.check if tokens else None
     registry = kserve.ModelRepository()
     registry.update(model)
-    plane = _Plane(model_registry=registry)
+    plane = _Plane(registry, drain)
     repository = _FixedRepository(model_registry=registry)
+    door = Door(
+        application(plane, repository),
+        max_body=max_body,
+        body_s=args.body_seconds,
+        check=check,
+        drain=drain,
+    )
     config = uvicorn.Config(
-        Door(application(plane, repository), max_body=max_body),
+        door,
         host=args.host,
         port=args.http_port,
+        http=connection_class(args.headers_seconds),
+        ws="none",
         log_config=None,
         access_log=False,
         server_header=False,
@@ -143,19 +297,22 @@ async def _serve(model: ServedModel, args: argparse.Namespace, max_body: int) ->
         signal.signal(number, lambda *_: None)
     async with contextlib.AsyncExitStack() as stack:
         if args.enable_grpc:
-            server = await _grpc_server(plane, repository, args)
+            server = await _grpc_server(_Servicer(plane, repository, check), args)
             stack.push_async_callback(server.stop, GRACE_S)
         logger.info(
             "serving",
             extra={"fields": {"model": model.name, "host": args.host, "port": args.http_port}},
         )
-        await uvicorn.Server(config).serve()
+        await _Server(config, drain, args.drain_seconds).serve()
     model.stop()
 
 
 def application(plane: DataPlane, repository: ModelRepositoryExtension) -> FastAPI:
-    """KServe's REST endpoints, its metrics, and our answers to errors."""
-    app = FastAPI(title="platecrypt", docs_url=None, redoc_url=None)
+    """Our routes for work, KServe's other endpoints, metrics, and our answers to errors."""
+    app = FastAPI(title="platecrypt", docs_url=None, redoc_url=None, openapi_url=None)
+    app.add_route("/v1/models/{model_name}:predict", _v1(plane), methods=["POST"])
+    app.add_route("/v2/models/{model_name}/infer", _v2(plane), methods=["POST"])
+    app.add_route("/openapi.json", _openapi, methods=["GET"])
     app.add_api_route("/", plane.live)
     app.add_api_route("/metrics", _metrics, methods=["GET"])
     register_v1_endpoints(app, plane, repository)
@@ -179,15 +336,40 @@ def application(plane: DataPlane, repository: ModelRepositoryExtension) -> FastA
     return app
 
 
-async def _grpc_server(
-    plane: DataPlane, repository: ModelRepositoryExtension, args: argparse.Namespace
-) -> Any:
+def _v1(plane: DataPlane) -> Callable[[Request], Any]:
+    async def predict(request: Request) -> Response:
+        headers = dict(request.headers)
+        call = V1Body(
+            await request.body(), headers.get("content-type", ""), request.url.query or ""
+        )
+        reply, _ = await plane.infer(request.path_params["model_name"], call, headers)
+        return Response(reply.body, media_type=reply.content_type, headers=dict(reply.headers))
+
+    return predict
+
+
+def _v2(plane: DataPlane) -> Callable[[Request], Any]:
+    async def infer(request: Request) -> Response:
+        name, headers = request.path_params["model_name"], dict(request.headers)
+        if await plane.model_ready(name, True) is False:
+            raise kserve_errors.ModelNotReady(name)
+        call = oip.read_rest(await request.body(), headers.get(oip.HEADER_LENGTH))
+        reply, _ = await plane.infer(name, call, headers)
+        body, length = oip.write_rest(reply, call, name, headers.get(REQUEST_ID, ""))
+        if length is None:
+            return Response(body, media_type="application/json")
+        more = {oip.HEADER_LENGTH: str(length)}
+        return Response(body, media_type="application/octet-stream", headers=more)
+
+    return infer
+
+
+async def _grpc_server(servicer: _Servicer, args: argparse.Namespace) -> Any:
     server = grpc.aio.server(
-        interceptors=(ExceptionToStatusInterceptor(),), options=grpc_options(args.max_pixels)
+        interceptors=(ExceptionToStatusInterceptor(),),
+        options=grpc_options(args.max_pixels, args.max_bytes),
     )
-    grpc_predict_v2_pb2_grpc.add_GRPCInferenceServiceServicer_to_server(
-        InferenceServicer(plane, repository), server
-    )
+    grpc_predict_v2_pb2_grpc.add_GRPCInferenceServiceServicer_to_server(servicer, server)
     try:
         server.add_insecure_port(f"{args.host}:{args.grpc_port}")
     except RuntimeError:
@@ -205,10 +387,15 @@ def _metrics(request: Request) -> Response:
     return Response(encoder(REGISTRY), headers={"content-type": content_type})
 
 
-def _answer(request: Request, status: int, sentence: str) -> JSONResponse:
+async def _openapi(request: Request) -> Response:
+    return JSONResponse(description())
+
+
+def _answer(
+    request: Request, status: int, sentence: str, retry_after: int | None = None
+) -> JSONResponse:
     body = {"error": sentence, "request_id": request.headers.get(REQUEST_ID, "")}
-    headers = {"retry-after": "1"} if status == 503 else None
-    return JSONResponse(body, status, headers)
+    return JSONResponse(body, status, error_headers(status, retry_after))
 
 
 def _answer_with(status: int) -> Callable[[Request, Exception], Any]:
@@ -219,11 +406,14 @@ def _answer_with(status: int) -> Callable[[Request, Exception], Any]:
 
 
 async def _http_error(request: Request, error: Any) -> JSONResponse:
-    return _answer(request, error.status, str(error))
+    return _answer(request, error.status, str(error), error.retry_after)
 
 
 async def _starlette_error(request: Request, error: Any) -> JSONResponse:
-    return _answer(request, error.status_code, str(error.detail))
+    answer = _answer(request, error.status_code, str(error.detail))
+    for name, value in (error.headers or {}).items():
+        answer.headers.setdefault(name, value)  # a 405 says what is allowed
+    return answer
 
 
 async def _unprocessable(request: Request, error: Exception) -> JSONResponse:

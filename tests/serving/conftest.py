@@ -2,12 +2,15 @@
 
 import hashlib
 import runpy
+import sys
 from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 
+import httpx
 import numpy as np
 import pytest
+from prometheus_client.parser import text_string_to_metric_families
 
 from platecrypt import imaging
 from platecrypt.cipher import Keyring
@@ -69,3 +72,58 @@ def encoded(street: np.ndarray[Any, Any]) -> Callable[..., bytes]:
         return imaging.encode(street, form, quality=95, lossless=True)
 
     return make
+
+
+class Alone:
+    """An endpoint in one process, with flags of its own."""
+
+    def __init__(self, stage: Stage, name: str, *flags: str, **environment: str) -> None:
+        self._stage, self._name = stage, name
+        self.port, self.grpc_port = free_port(), free_port()
+        self.base = f"http://127.0.0.1:{self.port}"
+        self.url = f"{self.base}/v1/models/plates:predict"
+        folder, _ = stage.model("one")
+        argv = [sys.executable, "-m", "platecrypt.serving.single", f"--http_port={self.port}"]
+        argv += [f"--grpc_port={self.grpc_port}", "--enable_grpc=true", f"--model_dir={folder}"]
+        argv += [f"--keys_file={stage.settings.keyring_path}", "--backend=onnxruntime", *flags]
+        self.record = stage.supervisor.start(
+            name, argv, env=environment, ready=self.ready, timeout_s=90
+        )
+
+    def ready(self) -> bool:
+        try:
+            found = httpx.get(f"{self.base}/v2/health/ready", trust_env=False, timeout=5)
+        except httpx.HTTPError:
+            return False
+        return found.status_code == 200
+
+    def post(self, body: bytes, **headers: str) -> httpx.Response:
+        named = {name.replace("_", "-"): value for name, value in headers.items()}
+        sent = {"content-type": "image/jpeg", "accept": "image/jpeg", **named}
+        return httpx.post(self.url, content=body, headers=sent, timeout=60, trust_env=False)
+
+    def metric(self, name: str, **labels: str) -> float:
+        """The value of one sample on `/metrics`; 0 where it is not there yet."""
+        text = httpx.get(f"{self.base}/metrics", trust_env=False).text
+        for family in text_string_to_metric_families(text):
+            for sample in family.samples:
+                if sample.name == name and labels.items() <= sample.labels.items():
+                    return float(sample.value)
+        return 0.0
+
+    def stop(self) -> None:
+        self._stage.supervisor.stop(self._name)
+
+
+@pytest.fixture(scope="module")
+def alone(stage: Stage) -> Iterator[Callable[..., Alone]]:
+    """Start endpoints of one process; they end with the module."""
+    made: list[Alone] = []
+
+    def start(*flags: str, **environment: str) -> Alone:
+        made.append(Alone(stage, f"alone-{len(made)}", *flags, **environment))
+        return made[-1]
+
+    yield start
+    for one in made:
+        one.stop()

@@ -3,6 +3,7 @@
 import json
 import os
 import signal
+import threading
 import time
 from collections.abc import Callable, Iterator
 from concurrent import futures
@@ -78,6 +79,48 @@ def test_a_killed_predictor_makes_a_503_at_once_and_its_return_is_noticed(
     assert_no_image(post(endpoint.url, encoded()), 503)
     assert time.monotonic() - started < 2
     assert not ready(endpoint.url)
+    restart_predictor(stage, record)
+    until(lambda: ready(endpoint.url), 5)
+    assert post(endpoint.url, encoded()).status_code == 200
+
+
+def test_a_predictor_killed_under_load_hangs_nobody_and_leaks_nothing(
+    endpoint: Endpoint, stage: Any, encoded: Encoded
+) -> None:
+    record = stage.supervisor.find("predictor")
+    answers: list[httpx.Response] = []
+    over = threading.Event()
+
+    def client() -> None:
+        while not over.is_set():
+            answers.append(post(endpoint.url, encoded()))
+
+    threads = [threading.Thread(target=client) for _ in range(4)]
+    for thread in threads:
+        thread.start()
+    try:
+        until(lambda: len(answers) > 8, 60)
+        os.kill(record.pid, signal.SIGKILL)
+        until(lambda: any(answer.status_code == 503 for answer in answers), 30)
+        until(lambda: stage.supervisor.find("predictor").state == "crashed", 10)
+        restart_predictor(stage, record)
+        seen = len(answers)
+        until(lambda: any(answer.status_code == 200 for answer in answers[seen:]), 30)
+    finally:
+        over.set()
+        for thread in threads:
+            thread.join(60)
+    assert not any(thread.is_alive() for thread in threads)
+    assert {answer.status_code for answer in answers} == {200, 503}
+    for answer in answers:
+        if answer.status_code == 200:
+            assert answer.headers["x-platecrypt-plates"] == "2"
+        else:
+            assert_no_image(answer, 503)
+            assert int(answer.headers["retry-after"]) >= 1
+
+
+def restart_predictor(stage: Any, record: Any) -> None:
     probe, env = record.details["probe"], json.loads(record.details["environment"])
     stage.supervisor.start(
         "predictor",
@@ -85,10 +128,9 @@ def test_a_killed_predictor_makes_a_503_at_once_and_its_return_is_noticed(
         env=env,
         url=record.url,
         ready=lambda: _answers(probe),
+        timeout_s=90,
         details=record.details,
     )
-    until(lambda: ready(endpoint.url), 5)
-    assert post(endpoint.url, encoded()).status_code == 200
 
 
 def _answers(probe: str) -> bool:
@@ -162,9 +204,10 @@ def liar(stage: Any, endpoint: Endpoint) -> Iterator[tuple[Liar, str]]:
     argv = [
         word
         for word in stage.supervisor.find("transformer").argv
-        if not word.startswith(("--predictor_host", "--http_port"))
+        if not word.startswith(("--predictor_host", "--http_port", "--enable_grpc"))
     ]
     argv += [f"--predictor_host=127.0.0.1:{grpc_port}", f"--http_port={port}"]
+    argv += ["--enable_grpc=false"]
     base = f"http://127.0.0.1:{port}"
     stage.supervisor.start("deceived", argv, ready=lambda: _answers(base + "/v2/health/ready"))
     yield servant, f"{base}/v1/models/plates:predict"
@@ -219,6 +262,22 @@ def test_the_same_transformer_publishes_what_an_honest_answer_allows(
     servant, url = liar
     servant.answer = answer([BOX], [0.9])
     assert post(url, encoded()).headers["x-platecrypt-plates"] == "1"
+
+
+def test_three_hundred_plates_are_three_hundred_sealed_plates(
+    liar: tuple[Liar, str], stage: Any, encoded: Encoded
+) -> None:
+    servant, url = liar
+    corners = [(x, y) for x in range(0, 600, 20) for y in range(0, 350, 35)]
+    boxes = [[x, y, x + 12, y + 20] for x, y in corners]
+    assert len(boxes) == 300
+    servant.answer = answer(boxes, [0.9] * 300)
+    reply = post(url, encoded("png"))
+    assert reply.headers["x-platecrypt-plates"] == "300"
+    back, source = imaging.recover(reply.content, stage.keyring), imaging.decode(encoded("png"))
+    for x1, y1, x2, y2 in back.regions:
+        area = np.s_[y1:y2, x1:x2]
+        np.testing.assert_array_equal(back.pixels[area], source.pixels[area])
 
 
 def test_no_more_pixels_are_sent_than_the_network_looks_at_and_never_fewer(

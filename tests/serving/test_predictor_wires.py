@@ -149,7 +149,7 @@ WRONG: dict[str, Callable[[], Any]] = {
     "no such type": lambda: renamed(request(GREY), datatype="PIXELS"),
     "two axes": lambda: request(GREY, [24, 3]),
     "four channels": lambda: request(GREY, [3, 6, 4]),
-    "batch of two": lambda: request(GREY, [2, 2, 6, 3]),
+    "five axes": lambda: request(GREY, [1, 1, 4, 6, 3]),
     "negative": lambda: request(GREY, [-4, -6, 3]),
     "too few bytes": lambda: request(GREY, [5, 6, 3]),
     "too many bytes": lambda: request(GREY, [3, 6, 3]),

@@ -41,11 +41,11 @@ def closed(schema: Any) -> Any:
     return new
 
 
-def spec_schema(crd: Path) -> Any:
+def spec_schema(crd: Path, version: str = "v1beta1") -> Any:
     fast = getattr(yaml, "CSafeLoader", yaml.SafeLoader)
     definition = yaml.load(crd.read_text(), Loader=fast)  # noqa: S506 - both loaders are safe ones
-    (version,) = [v for v in definition["spec"]["versions"] if v["name"] == "v1beta1"]
-    return closed(version["schema"]["openAPIV3Schema"]["properties"]["spec"])
+    (found,) = [v for v in definition["spec"]["versions"] if v["name"] == version]
+    return closed(found["schema"]["openAPIV3Schema"]["properties"]["spec"])
 
 
 @pytest.mark.parametrize("folder", [".", "kserve-0.18"])
@@ -71,6 +71,70 @@ def test_it_says_how_it_is_deployed_and_where_the_model_comes_from(
     assert annotations["serving.kserve.io/deploymentMode"] == "Standard"
     assert service.predictor.resolved_environment()["STORAGE_URI"].startswith("s3://")
     assert "--model_version=0" in service.predictor.argv()
+
+
+TOPOLOGIES = {
+    "collocated": "inference_service.yaml",
+    "split": "inference_service_split.yaml",
+    "single": "inference_service_single.yaml",
+}
+
+
+@pytest.mark.parametrize("topology", TOPOLOGIES)
+@pytest.mark.parametrize("folder", [".", "kserve-0.18"])
+def test_each_topology_is_one_that_kserve_takes(topology: str, folder: str) -> None:
+    path = ROOT / "kserve" / TOPOLOGIES[topology]
+    assert InferenceService.load(path).topology == topology
+    crd = CRDS / folder / "inferenceservices.serving.kserve.io.yaml"
+    if not crd.exists():
+        pytest.skip("the folder with KServe's CRDs is not beside this checkout")
+    jsonschema = pytest.importorskip("jsonschema", reason="jsonschema is not installed")
+    schema = jsonschema.Draft202012Validator(spec_schema(crd))
+    schema.validate(yaml.safe_load(path.read_text())["spec"])
+
+
+def runtimes() -> dict[str, Any]:
+    text = (ROOT / "kserve" / "serving_runtimes.yaml").read_text()
+    found = {item["metadata"]["name"]: item for item in yaml.safe_load_all(text) if item}
+    return {name.removeprefix("platecrypt-"): item for name, item in found.items()}
+
+
+@pytest.mark.parametrize("topology", TOPOLOGIES)
+def test_the_runtime_of_a_topology_runs_the_same_containers(topology: str) -> None:
+    service = yaml.safe_load((ROOT / "kserve" / TOPOLOGIES[topology]).read_text())
+    pod, runtime = service["spec"]["predictor"], runtimes()[topology]["spec"]
+    for container in pod["containers"]:
+        # KServe sets it from `storageUri` where a runtime is named.
+        container["env"] = [v for v in container.get("env", []) if v["name"] != "STORAGE_URI"]
+    assert runtime["containers"] == pod["containers"]
+    assert runtime["volumes"] == pod["volumes"]
+    crd = CRDS / "servingruntimes.serving.kserve.io.yaml"
+    if not crd.exists():
+        pytest.skip("the folder with KServe's CRDs is not beside this checkout")
+    jsonschema = pytest.importorskip("jsonschema", reason="jsonschema is not installed")
+    schema = jsonschema.Draft202012Validator(spec_schema(crd, "v1alpha1"))
+    schema.validate(runtime)
+    runtime["containers"][0]["comand"] = ["python"]
+    with pytest.raises(jsonschema.ValidationError, match="comand"):
+        schema.validate(runtime)
+
+
+def test_the_predictor_outlives_the_transformer_of_its_pod() -> None:
+    service = InferenceService.load(MANIFEST)
+    seconds = [
+        float(container.resolved_environment()["DRAIN_SECONDS"])
+        for container in (service.transformer, service.predictor)
+    ]
+    patience = 10  # --predictor_request_timeout_seconds
+    assert seconds[0] + patience < seconds[1]
+    assert all("--drain_seconds=" in " ".join(c.args) for c in (service.transformer,))
+
+
+def test_variables_are_replaced_and_none_is_added() -> None:
+    container = InferenceService.load(MANIFEST).transformer
+    changed = container.with_values({"DRAIN_SECONDS": "0", "NOBODY": "1"})
+    assert "--drain_seconds=0" in changed.argv()
+    assert "NOBODY" not in changed.resolved_environment()
 
 
 def test_the_wires_between_the_containers_fit() -> None:

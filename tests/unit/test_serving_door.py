@@ -7,7 +7,12 @@ from typing import Any
 
 import pytest
 
-from platecrypt.serving.door import Door, HttpError, JsonLines
+from platecrypt.errors import BadInputError
+from platecrypt.serving import metrics
+from platecrypt.serving.admission import Admission
+from platecrypt.serving.door import Door, JsonLines
+from platecrypt.serving.refusals import HttpError
+from platecrypt.serving.tokens import Tokens
 
 
 def visit(app: Any, *, body: list[bytes], limit: int = 100, **headers: str) -> dict[str, Any]:
@@ -105,3 +110,134 @@ def test_every_request_is_one_json_line(caplog: pytest.LogCaptureFixture) -> Non
     assert line["message"] == "request"
     assert line["time"].endswith("Z")
     assert "\n" not in JsonLines().format(record)
+
+
+def test_two_lengths_are_refused() -> None:
+    for second in ((b"content-length", b"4"), (b"transfer-encoding", b"chunked")):
+        scope = {
+            "type": "http",
+            "method": "POST",
+            "path": "/p",
+            "headers": [(b"content-length", b"3"), second],
+        }
+        assert status_of(scope, [b"xyz"]) == 400
+
+
+def status_of(scope: dict[str, Any], body: list[bytes], **how: Any) -> int:
+    sent: list[dict[str, Any]] = []
+    pending = [
+        {"type": "http.request", "body": part, "more_body": i + 1 < len(body)}
+        for i, part in enumerate(body)
+    ]
+
+    async def receive() -> Any:
+        if not pending:
+            await asyncio.sleep(60)
+        return pending.pop(0)
+
+    async def send(message: Any) -> None:
+        sent.append(message)
+
+    asyncio.run(Door(echo, **{"max_body": 100, **how})(scope, receive, send))
+    return int(sent[0]["status"])
+
+
+def post() -> dict[str, Any]:
+    return {"type": "http", "method": "POST", "path": "/p", "headers": []}
+
+
+def test_a_body_that_does_not_come_ends_with_408() -> None:
+    first = {"type": "http.request", "body": b"x", "more_body": True}
+    sent: list[Any] = []
+
+    async def receive(messages: list[Any] = [first]) -> Any:  # noqa: B006
+        if messages:
+            return messages.pop()
+        return await asyncio.sleep(60)
+
+    async def send(message: Any) -> None:
+        sent.append(message)
+
+    asyncio.run(Door(echo, max_body=100, body_s=0.05)(post(), receive, send))
+    assert sent[0]["status"] == 408
+    assert (b"connection", b"close") in sent[0]["headers"]
+
+
+def test_more_bodies_than_memory_is_meant_for_are_told_to_come_again() -> None:
+    door = Door(echo, max_body=100, max_held=150)
+    door.held = 100
+    sent: list[Any] = []
+
+    async def receive() -> Any:
+        return {"type": "http.request", "body": b"x" * 60, "more_body": False}
+
+    async def send(message: Any) -> None:
+        sent.append(message)
+
+    asyncio.run(door(post(), receive, send))
+    assert sent[0]["status"] == 429
+    assert dict(sent[0]["headers"])[b"retry-after"] == b"1"
+    assert door.held == 100
+
+
+def test_only_a_token_opens_and_reading_needs_none(tmp_path: Any) -> None:
+    path = tmp_path / "tokens"
+    path.write_text("a-token-of-some-length\nanother-token-of-length\n")
+    tokens = Tokens(path)
+
+    def ask(authorization: str, method: str = "POST") -> int:
+        scope = {**post(), "method": method}
+        scope["headers"] = [(b"authorization", authorization.encode())]
+        return status_of(scope, [b""], check=tokens.check)
+
+    assert ask("Bearer a-token-of-some-length") == 200
+    assert ask("bearer another-token-of-length") == 200
+    for wrong in ("", "Bearer ", "Bearer a-token-of-some-lengt", "Basic a-token-of-some-length"):
+        assert ask(wrong) == 401
+    assert ask("", "GET") == 200
+    path.write_text("a-new-token-of-some-length")
+    assert ask("Bearer a-token-of-some-length") == 401
+    assert ask("Bearer a-new-token-of-some-length") == 200
+    path.write_text("")
+    assert ask("Bearer a-new-token-of-some-length") == 503
+    path.unlink()
+    assert ask("Bearer ") == 503
+
+
+def test_a_token_file_must_hold_tokens_at_the_start(tmp_path: Any) -> None:
+    path = tmp_path / "tokens"
+    for text in (None, "", "short", "ünicode-token-of-length"):
+        if text is not None:
+            path.write_text(text)
+        with pytest.raises(BadInputError, match="token file"):
+            Tokens(path)
+
+
+def test_the_queue_is_bounded_and_patience_ends() -> None:
+    async def scenario() -> list[int]:
+        admission = Admission(working=1, waiting=1, patience_s=0.2)
+        statuses: list[int] = []
+
+        async def visit() -> None:
+            try:
+                async with admission.enter():
+                    await asyncio.sleep(10)
+            except HttpError as error:
+                assert error.retry_after  # noqa: PT017
+                statuses.append(error.status)
+
+        await asyncio.gather(*(visit() for _ in range(4)))
+        async with admission.enter():  # all places are free again
+            return sorted(statuses)
+
+    assert asyncio.run(scenario()) == [429, 429, 503, 503]
+
+
+def test_requests_are_counted_by_wire_and_status() -> None:
+    def count() -> float:
+        return float(metrics.REQUESTS.labels("v1-image", "413")._value.get())
+
+    before = count()
+    scope = {**post(), "path": "/v1/models/plates:predict"}
+    assert status_of(scope, [b"x" * 101]) == 413
+    assert count() == before + 1

@@ -11,9 +11,28 @@ from hypothesis import strategies as st
 from platecrypt.cipher import Keyring, KeyringError
 from platecrypt.errors import BadInputError, UnavailableError
 from platecrypt.serving import Client
-from platecrypt.serving.door import HttpError
 from platecrypt.serving.keys import KeyFile
-from platecrypt.serving.requests import Wanted, images_of, largest_body, wanted
+from platecrypt.serving.refusals import HttpError
+from platecrypt.serving.requests import (
+    Options,
+    V1Body,
+    Wanted,
+    cameras_filled,
+    largest_body,
+    options_of,
+    query_options,
+    v1_job,
+    wanted,
+)
+
+JSON = Wanted(file=False)
+FILE = Wanted(file=True)
+
+
+def images_of(payload: object, content_type: str, *, max_bytes: int) -> list[bytes]:
+    body = payload if isinstance(payload, bytes) else json.dumps(payload).encode()
+    job = v1_job(V1Body(body, content_type), JSON, max_bytes=max_bytes)
+    return [picture.source for picture in job.pictures]
 
 
 @pytest.mark.parametrize(
@@ -51,7 +70,9 @@ def test_a_raw_body_is_the_image_and_json_holds_several() -> None:
 def test_the_limit_counts_the_image_and_not_its_base64() -> None:
     def call(size: int) -> list[bytes]:
         text = base64.b64encode(bytes(size)).decode()
-        return images_of({"instances": [{"image": {"b64": text}}]}, "", max_bytes=900)
+        return images_of(
+            {"instances": [{"image": {"b64": text}}]}, "application/json", max_bytes=900
+        )
 
     assert call(900) == [bytes(900)]
     with pytest.raises(HttpError) as caught:
@@ -82,6 +103,79 @@ def test_whatever_json_is_sent_the_answer_is_images_or_a_refusal(payload: object
 
     found = outcome()
     assert found in (400, 413) or all(isinstance(image, bytes) and image for image in found)
+
+
+def body_of(*instances: object, **more: object) -> V1Body:
+    return V1Body(json.dumps({"instances": list(instances), **more}).encode(), "application/json")
+
+
+ONE = {"image": {"b64": "aGk="}}
+
+
+def test_each_picture_has_its_own_camera_and_name_or_the_calls() -> None:
+    other = {**ONE, "camera_id": "gate-2", "request_id": "ride-7"}
+    request = body_of(ONE, other, parameters={"camera_id": "gate-1", "margin": 0.2})
+    first, second = cameras_filled(v1_job(request, JSON, max_bytes=9))
+    assert (first.camera_id, first.request_id) == ("gate-1", "")
+    assert (second.camera_id, second.request_id) == ("gate-2", "ride-7")
+
+
+def test_options_come_in_the_url_or_in_the_body_and_not_in_both() -> None:
+    query = "confidence=0.5&detections=plain"
+    raw = v1_job(V1Body(b"x", "image/jpeg", query), JSON, max_bytes=9).options
+    assert raw == Options(confidence=0.5, detections="plain")
+    request = body_of(ONE, parameters={"confidence": 0.5})
+    twice = V1Body(request.body, request.content_type, query)
+    with pytest.raises(HttpError, match="URL and in the body"):
+        v1_job(twice, JSON, max_bytes=9)
+
+
+WRONG_OPTIONS = [
+    {"confidence": 2},
+    {"confidence": "high"},
+    {"confidence": True},
+    {"confidence": "nan"},
+    {"margin": -0.1},
+    {"margin": [0.1]},
+    {"detections": "all"},
+    {"detections": None},
+    {"image": ["none"]},
+    {"image": "none", "detections": "none"},
+    {"camera_id": "a b"},
+    {"camera_id": 7},
+    {"treshold": 0.5},
+]
+
+
+@pytest.mark.parametrize("raw", WRONG_OPTIONS, ids=str)
+def test_an_option_that_is_not_one_is_refused(raw: dict[str, object]) -> None:
+    with pytest.raises(HttpError) as caught:
+        options_of(raw)
+    assert caught.value.status == 400
+
+
+def test_a_file_is_no_answer_where_there_is_none_or_more_is_asked_for() -> None:
+    for query in ("image=none", "detections=plain"):
+        with pytest.raises(HttpError, match="accept JSON"):
+            v1_job(V1Body(b"x", "image/jpeg", query), FILE, max_bytes=9)
+
+
+@pytest.mark.parametrize("query", ["confidence", "a=1&a=2", "=", "&".join(["x=1"] * 99)])
+def test_a_malformed_query_is_refused(query: str) -> None:
+    with pytest.raises(HttpError):
+        options_of(query_options(query))
+
+
+@given(raw=st.dictionaries(st.sampled_from(["confidence", "margin", "image", "x"]), ANYTHING))
+def test_whatever_options_are_sent_they_are_read_or_refused(raw: dict[str, object]) -> None:
+    def outcome() -> bool:
+        try:
+            found = options_of(raw)
+        except HttpError as error:
+            return error.status == 400
+        return found.confidence is None or 0 <= found.confidence <= 1
+
+    assert outcome()
 
 
 @pytest.mark.parametrize("extra", [{"path": "/etc/passwd"}, {"url": "http://x"}])

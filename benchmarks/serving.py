@@ -1,0 +1,646 @@
+"""The endpoint against its targets: what serving costs beside the model, and how it bears load.
+
+    .venv/bin/python benchmarks/serving.py [--sizes 640 320] [--seconds 60] [--rounds 15]
+
+Costs are process CPU time of the servers, medians over rounds in which the candidates take turns,
+one thread a network; what counts are the ratios within one run. The network is an untrained
+yolov8n whose answer is replaced by two plates, so that it costs what it costs and every picture has
+plates to seal. Writes build/benchmarks/serving.json and latency.png.
+"""
+
+import argparse
+import base64
+import contextlib
+import http.client
+import json
+import os
+import statistics
+import subprocess
+import sys
+import tempfile
+import threading
+import time
+from collections.abc import Callable, Iterator
+from pathlib import Path
+from typing import Any
+
+import cv2
+import numpy as np
+import psutil
+
+from platecrypt import imaging
+from platecrypt.cipher import Keyring
+from platecrypt.deployment import InferenceService
+from platecrypt.detection import Detector
+from platecrypt.processes import Supervisor, free_port
+from platecrypt.serving import oip
+
+ROOT = Path(__file__).resolve().parents[1]
+OUT = ROOT / "build" / "benchmarks"
+PLATES = ((0.30, 0.45, 0.40, 0.49), (0.60, 0.52, 0.72, 0.57))  # of the network's square
+READY_S = 60.0
+CALLS = 10  # that a candidate makes in its turn
+HEADERS = {"content-type": "image/jpeg", "accept": "image/jpeg"}
+# What the manifests give the containers.
+ALLOCATOR = {
+    name: value
+    for name, value in InferenceService.load(ROOT / "kserve" / "inference_service.yaml")
+    .transformer.resolved_environment()
+    .items()
+    if name.startswith("MALLOC_")
+}
+Rows = list[tuple[str, str, str]]
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__)
+    parser.add_argument("--sizes", type=int, nargs="+", default=[640, 320])
+    parser.add_argument("--rounds", type=int, default=15)
+    parser.add_argument("--seconds", type=float, default=60)
+    parser.add_argument("--part", choices=("all", "costs", "load", "bulk"), default="all")
+    arguments = parser.parse_args()
+    cv2.setNumThreads(1)
+    OUT.mkdir(parents=True, exist_ok=True)
+    rows: Rows = []
+    with tempfile.TemporaryDirectory() as folder:
+        bench = Bench(Path(folder))
+        if arguments.part in ("all", "costs"):
+            for size in arguments.sizes:
+                rows += costs(bench, size, arguments.rounds)
+            rows += codec()
+        if arguments.part in ("all", "bulk"):
+            for size in arguments.sizes:
+                rows += bulk(bench, size)
+        if arguments.part in ("all", "load"):
+            rows += load(bench, arguments.sizes[-1], arguments.seconds)
+    width = max(len(what) for what, _, _ in rows)
+    for what, seen, demand in rows:
+        print(f"{what:<{width}}  {seen:<26} {demand}")
+    print(f"{os.cpu_count()} cores; load average {os.getloadavg()[0]:.1f}")
+    (OUT / "serving.json").write_text(json.dumps(rows, indent=1))
+
+
+class Bench:
+    """Models, keys, a picture, and servers that are ended when their time is over."""
+
+    def __init__(self, home: Path) -> None:
+        self.home = home
+        self.keys = home / "keyring.json"
+        Keyring.create(self.keys)
+        self.supervisor = Supervisor(home)
+        self.picture = photograph()
+        self.jpeg = imaging.encode(self.picture, "jpeg", quality=90)
+
+    def model(self, size: int) -> Path:
+        """A folder with the network of that size."""
+        folder = self.home / f"model-{size}"
+        if not folder.exists():
+            folder.mkdir()
+            code = f"import runpy; runpy.run_path({__file__!r})['export']({str(folder)!r}, {size})"
+            subprocess.run([sys.executable, "-c", code], check=True, stdout=subprocess.DEVNULL)
+        return folder
+
+    @contextlib.contextmanager
+    def single(self, size: int, *flags: str) -> Iterator["Server"]:
+        """One process for everything."""
+        port, grpc = free_port(), free_port()
+        argv = [sys.executable, "-m", "platecrypt.serving.single", f"--http_port={port}"]
+        argv += [f"--model_dir={self.model(size)}", f"--keys_file={self.keys}"]
+        argv += ["--enable_grpc=true", f"--grpc_port={grpc}", *flags]
+        with self._running({"single": argv}, port, grpc) as server:
+            yield server
+
+    @contextlib.contextmanager
+    def collocated(self, size: int, *flags: str) -> Iterator["Server"]:
+        """Predictor and transformer, joined by gRPC."""
+        port, grpc, inner, inner_grpc = (free_port() for _ in range(4))
+        predictor = [sys.executable, "-m", "platecrypt.serving.predictor", f"--http_port={inner}"]
+        predictor += [f"--grpc_port={inner_grpc}", f"--model_dir={self.model(size)}", *flags]
+        transformer = [sys.executable, "-m", "platecrypt.serving.transformer"]
+        transformer += [f"--http_port={port}", f"--keys_file={self.keys}", "--enable_grpc=true"]
+        transformer += [f"--grpc_port={grpc}", f"--predictor_host=127.0.0.1:{inner_grpc}"]
+        processes = {"predictor": predictor, "transformer": transformer}
+        with self._running(processes, port, grpc) as server:
+            yield server
+
+    @contextlib.contextmanager
+    def _running(self, processes: dict[str, list[str]], port: int, grpc: int) -> Iterator["Server"]:
+        began = time.monotonic()
+        names = [f"{name}-{port}" for name in processes]
+        try:
+            records = [
+                self.supervisor.start(name, argv, env=ALLOCATOR)
+                for name, argv in zip(names, processes.values(), strict=True)
+            ]
+            server = Server(port, grpc, [psutil.Process(record.pid) for record in records])
+            server.wait()
+            server.cold_s = time.monotonic() - began
+            yield server
+        finally:
+            for name in reversed(names):
+                self.supervisor.stop(name)
+
+
+class Server:
+    """A live endpoint and its processes."""
+
+    cold_s = 0.0
+
+    def __init__(self, port: int, grpc: int, processes: list[psutil.Process]) -> None:
+        self.port = port
+        self.grpc = f"127.0.0.1:{grpc}"
+        self._processes = processes
+        self._own = threading.local()
+
+    def cpu(self) -> float:
+        """CPU seconds that its processes have used."""
+        times = [process.cpu_times() for process in self._processes]
+        return sum(one.user + one.system for one in times)
+
+    def memory(self) -> int:
+        """Bytes that its processes hold."""
+        return sum(process.memory_info().rss for process in self._processes)
+
+    def wait(self) -> None:
+        """Until it says that it is ready."""
+        deadline = time.monotonic() + READY_S
+        while time.monotonic() < deadline:
+            try:
+                if self.get("/v2/health/ready") == 200:
+                    return
+            except OSError:
+                self._own.connection = None
+            time.sleep(0.02)
+        raise SystemExit("an endpoint did not become ready")
+
+    def post(self, path: str, body: bytes, headers: dict[str, str]) -> bytes:
+        """One request of the calling thread's own connection; it must succeed."""
+        status, answer = self._ask("POST", path, body, headers)
+        if status != 200:
+            raise SystemExit(f"{path} answered {status}: {answer[:200]!r}")
+        return answer
+
+    def get(self, path: str) -> int:
+        """The status of a page."""
+        return self._ask("GET", path, None, {})[0]
+
+    def _ask(
+        self, method: str, path: str, body: bytes | None, headers: dict[str, str]
+    ) -> tuple[int, bytes]:
+        connection = getattr(self._own, "connection", None)
+        if connection is None:
+            connection = http.client.HTTPConnection("127.0.0.1", self.port, timeout=60)
+            self._own.connection = connection
+        connection.request(method, path, body, headers)
+        answer = connection.getresponse()
+        return answer.status, answer.read()
+
+    def predict(self, jpeg: bytes) -> bytes:
+        """JPEG in, protected JPEG out."""
+        return self.post("/v1/models/plates:predict", jpeg, HEADERS)
+
+
+def export(folder: str, size: int) -> None:
+    """Write an untrained yolov8n of one class whose answer is two plates.
+
+    Called in a process of its own: torch is heavy.
+    """
+    import onnx
+    import yaml
+    from onnx import helper, numpy_helper
+
+    from platecrypt.training.ultralytics_runtime import load_ultralytics
+
+    ultralytics = load_ultralytics(Path(folder) / "ultralytics")
+    definition = next(Path(ultralytics.__file__).parent.rglob("yolov8.yaml"))
+    plates = {**yaml.safe_load(definition.read_text()), "nc": 1, "scale": "n"}
+    source = Path(folder) / "yolov8n.yaml"
+    source.write_text(yaml.safe_dump(plates))
+    network = ultralytics.YOLO(str(source))
+    written = network.export(format="onnx", imgsz=size, device="cpu", verbose=False)
+    model = onnx.load(written)
+    graph = model.graph
+    (output,) = graph.output
+    count = output.type.tensor_type.shape.dim[2].dim_value
+    answer = np.zeros((1, 5, count), np.float32)
+    for index, (x1, y1, x2, y2) in enumerate(PLATES):
+        row = [(x1 + x2) / 2 * size, (y1 + y2) / 2 * size, (x2 - x1) * size, (y2 - y1) * size, 0.9]
+        answer[0, :, index] = row
+    for node in graph.node:
+        node.output[:] = ["before" if name == output.name else name for name in node.output]
+    zero = numpy_helper.from_array(np.zeros(1, np.float32), "zero")
+    graph.initializer.extend([zero, numpy_helper.from_array(answer, "answer")])
+    graph.node.append(helper.make_node("Mul", ["before", "zero"], ["nothing"]))
+    graph.node.append(helper.make_node("Add", ["nothing", "answer"], [output.name]))
+    onnx.save(model, Path(folder) / "model.onnx")
+    network.save(str(Path(folder) / "weights.pt"))
+    for extra in (source, Path(written)):
+        if extra.name != "model.onnx":
+            extra.unlink()
+
+
+def photograph() -> np.ndarray[Any, Any]:
+    """A 1080p picture with the detail of a photograph."""
+    rng = np.random.default_rng(5)
+    coarse = rng.integers(30, 220, (34, 60, 3), np.uint8)
+    picture = cv2.resize(coarse, (1920, 1080), interpolation=cv2.INTER_CUBIC).astype(np.int16)
+    grain = cv2.GaussianBlur(rng.normal(0, 18, picture.shape).astype(np.float32), (3, 3), 0)
+    return np.clip(picture + grain, 0, 255).astype(np.uint8)
+
+
+def core(bench: Bench, size: int, precision: str) -> Any:
+    """The same path, in this process."""
+    from platecrypt.serving.keys import KeyFile
+    from platecrypt.serving.protector import Limits, Protector, warm_up
+    from platecrypt.serving.single import LocalDetector
+
+    backend = "openvino" if precision == "bf16" else "onnxruntime"
+    detector = Detector.load(bench.model(size) / "model.onnx", backend=backend, precision=precision)
+    warm_up()
+    return Protector(
+        "plates",
+        finder=LocalDetector(detector, "0"),
+        keys=KeyFile(bench.keys),
+        limits=Limits(2**25, 40_000_000),
+    )
+
+
+def costs(bench: Bench, size: int, rounds: int) -> Rows:
+    """CPU of one request on every wire, over the same path called in process."""
+    from platecrypt.serving.requests import Options, Picture
+
+    kinds = ["f32", *(["bf16"] if has_bf16() else [])]
+    rows: Rows = []
+    bare = Detector.load(bench.model(size) / "model.onnx")
+    square = cv2.resize(bench.picture, (size, size))
+    pixels = np.ascontiguousarray(cv2.resize(bench.picture, (640, 640)))
+    forward_ms = 0.0
+    for kind in kinds:
+        protector = core(bench, size, kind)
+        flags = ("--precision=bf16", "--backend=openvino")
+        flags = flags if kind == "bf16" else ("--precision=f32", "--backend=onnxruntime")
+        with bench.single(size, *flags) as single, bench.collocated(size, *flags) as both:
+
+            def inside(source: Any, core: Any = protector) -> Callable[[], float]:
+                return here(lambda: core.protect(Picture(source), Options(), headers={}))
+
+            candidates: dict[str, Callable[[], float]] = {
+                "forward": here(lambda: bare._backend.forward(square)),
+                "in process": inside(bench.jpeg),
+                "in process, pixels": inside(pixels),
+            }
+            for name, server in (("single", single), ("collocated", both)):
+                for wire, ask in wires(server, bench.jpeg, pixels).items():
+                    candidates[f"{name} {wire}"] = at(server, ask)
+            found = measured(candidates, rounds)
+            if kind == "f32":
+                forward_ms = found["forward"]
+            rows += cost_rows(f"{size} {kind}", found, forward_ms or found["forward"])
+    rows += share(bench, core(bench, size, "f32"), size, rounds)
+    return rows
+
+
+def wires(server: Server, jpeg: bytes, pixels: np.ndarray[Any, Any]) -> dict[str, Any]:
+    """Wire -> one request on it."""
+    import grpc
+    from kserve.protocol.grpc import grpc_predict_v2_pb2 as pb
+    from kserve.protocol.grpc.grpc_predict_v2_pb2_grpc import GRPCInferenceServiceStub
+
+    limit = [("grpc.max_receive_message_length", -1), ("grpc.max_send_message_length", -1)]
+    stub = GRPCInferenceServiceStub(grpc.insecure_channel(server.grpc, options=limit))
+    text = base64.b64encode(jpeg).decode()
+    body = json.dumps({"instances": [{"image": {"b64": text}}]}).encode()
+
+    def binary(item: oip.Tensor) -> Callable[[], object]:
+        raw = bytes(oip.raw_bytes(item))
+        meta = {"name": "image", "datatype": item.datatype, "shape": list(item.shape)}
+        inputs = [{**meta, "parameters": {"binary_data_size": len(raw)}}]
+        parameters = {"binary_data_output": True}
+        head = json.dumps({"inputs": inputs, "parameters": parameters}).encode()
+        headers = {oip.HEADER_LENGTH: str(len(head))}
+        return lambda: server.post("/v2/models/plates/infer", head + raw, headers)
+
+    def remote(item: oip.Tensor) -> Callable[[], object]:
+        tensor = pb.ModelInferRequest.InferInputTensor
+        message = pb.ModelInferRequest(
+            model_name="plates",
+            inputs=[tensor(name="image", datatype=item.datatype, shape=item.shape)],
+            raw_input_contents=[bytes(oip.raw_bytes(item))],
+        )
+        return lambda: stub.ModelInfer(message)
+
+    files, raw = oip.tensor("image", [jpeg]), oip.tensor("image", pixels)
+    return {
+        "v1 image": lambda: server.predict(jpeg),
+        "v1 JSON": lambda: server.post(
+            "/v1/models/plates:predict", body, {"content-type": "application/json"}
+        ),
+        "v2 binary BYTES": binary(files),
+        "v2 gRPC BYTES": remote(files),
+        "v2 binary UINT8": binary(raw),
+        "v2 gRPC UINT8": remote(raw),
+    }
+
+
+def here(work: Callable[[], object]) -> Callable[[], float]:
+    def cost() -> float:
+        began = time.process_time()
+        work()
+        return time.process_time() - began
+
+    return cost
+
+
+def at(server: Server, ask: Callable[[], object], calls: int = CALLS) -> Callable[[], float]:
+    """CPU of the server for one call; several a turn, since the system counts in hundredths."""
+
+    def cost() -> float:
+        began = server.cpu()
+        for _ in range(calls):
+            ask()
+        return (server.cpu() - began) / calls
+
+    return cost
+
+
+def measured(candidates: dict[str, Callable[[], float]], rounds: int) -> dict[str, float]:
+    """Medians in milliseconds; the candidates take turns."""
+    times: dict[str, list[float]] = {name: [] for name in candidates}
+    for turn in range(rounds + 2):
+        for name, candidate in candidates.items():
+            repeats = CALLS if name.startswith(("forward", "in process")) else 1
+            cost = statistics.fmean(candidate() for _ in range(repeats))
+            if turn >= 2:
+                times[name].append(cost * 1e3)
+    return {name: statistics.median(taken) for name, taken in times.items()}
+
+
+def cost_rows(title: str, found: dict[str, float], forward_ms: float) -> Rows:
+    limits = {"single": 1.10, "collocated": 1.20}
+    rows: Rows = [
+        (f"{title}: bare ONNX Runtime f32 forward", f"{forward_ms:.1f} ms", ""),
+        (f"{title}: 1080p JPEG in process", f"{found['in process']:.1f} ms", ""),
+    ]
+    for name, cost in found.items():
+        topology, _, wire = name.partition(" ")
+        if topology not in limits:
+            continue
+        base = found["in process, pixels" if "UINT8" in wire else "in process"]
+        rows.append(
+            (
+                f"{title}: {name} over in process",
+                f"{cost / base:.2f} x ({cost:.1f} ms)",
+                f"<= {limits[topology]:.2f} x",
+            )
+        )
+    bf16 = title.endswith("bf16")
+    for topology, demand in (
+        ("single", 0.90 if bf16 else 1.35),
+        ("collocated", 1.0 if bf16 else 1.45),
+    ):
+        cost = found[f"{topology} v1 image"]
+        rows.append(
+            (
+                f"{title}: {topology}, JPEG to JPEG, over bare forward",
+                f"{cost / forward_ms:.2f} x",
+                f"<= {demand:.2f} x",
+            )
+        )
+    return rows
+
+
+def share(bench: Bench, protector: Any, size: int, rounds: int) -> Rows:
+    """What covering and sealing two plates costs, of a whole request."""
+    from platecrypt.serving.requests import Options, Picture
+
+    image = imaging.decode(bench.jpeg)
+    boxes = [[600, 480, 800, 520], [1150, 560, 1390, 620]]
+    ring = Keyring.load(bench.keys)
+    names: Any = {"model_name": "plates", "model_version": "0", "request_id": "r"}
+    from datetime import UTC, datetime
+
+    def whole(found: Any) -> Callable[[], float]:
+        return here(lambda: imaging.protect(image, found, ring, time=datetime.now(UTC), **names))
+
+    costs = measured(
+        {
+            "in process": here(
+                lambda: protector.protect(Picture(bench.jpeg), Options(), headers={})
+            ),
+            "in process sealed": whole(boxes),
+            "in process empty": whole([]),
+        },
+        rounds,
+    )
+    sealing = costs["in process sealed"] - costs["in process empty"]
+    seen = f"{sealing / costs['in process']:.1%} ({sealing:.2f} ms)"
+    return [(f"{size} f32: cover and seal two plates, of a request", seen, "<= 5 %")]
+
+
+def codec() -> Rows:
+    """Reading v2 binary tensors, ours and KServe's own."""
+    from kserve import InferRequest
+
+    from platecrypt.serving.predictor import images_of
+
+    pixels = np.random.default_rng(1).integers(0, 256, (640, 640, 3), np.uint8)
+    size = {"binary_data_size": pixels.nbytes}
+    meta = {"name": "image", "datatype": "UINT8", "shape": list(pixels.shape), "parameters": size}
+    head = json.dumps({"inputs": [meta]}).encode()
+    body = head + pixels.tobytes()
+
+    def stock() -> object:
+        return InferRequest.from_bytes(body, len(head), "plates").inputs[0].as_numpy()
+
+    costs = measured(
+        {
+            "in process ours": here(
+                lambda: images_of(oip.read_rest(body, str(len(head))), 40_000_000)[0].copy()
+            ),
+            "stock": here(stock),
+        },
+        5,
+    )
+    ours, theirs = costs["in process ours"], costs["stock"]
+    file = oip.raw_bytes(oip.tensor("image", [b"\xff\xd8\xff"]))
+    meta = {"name": "image", "datatype": "BYTES", "shape": [1]}
+    head = json.dumps(
+        {"inputs": [{**meta, "parameters": {"binary_data_size": len(file)}}]}
+    ).encode()
+    try:
+        InferRequest.from_bytes(head + bytes(file), len(head), "plates")
+        seen = "stock reads it too"
+    except Exception as error:  # noqa: BLE001 - whatever it is, it is the answer
+        seen = f"works; stock: {type(error).__name__}"
+    return [
+        (
+            "v2 binary UINT8 640x640x3 read, stock over ours",
+            f"{theirs / ours:.0f} x ({theirs:.0f} / {ours:.2f} ms)",
+            ">= 100 x",
+        ),
+        ("v2 binary BYTES", seen, "works"),
+    ]
+
+
+def bulk(bench: Bench, size: int, count: int = 12) -> Rows:
+    """A folder of pictures against ultralytics' predict, Fernet and a JPEG encoder."""
+    from platecrypt.serving.requests import Options, Picture
+
+    folder = bench.home / f"bulk-{size}"
+    folder.mkdir()
+    for number in range(count):
+        (folder / f"{number}.jpg").write_bytes(bench.jpeg)
+    code = f"import runpy; runpy.run_path({__file__!r})['usual_bulk']"
+    code += f"({str(bench.model(size) / 'weights.pt')!r}, {str(folder)!r}, {size})"
+    done = subprocess.run([sys.executable, "-c", code], check=True, capture_output=True, text=True)
+    usual = float(done.stdout.strip().splitlines()[-1])
+    rows: Rows = []
+    for kind in ["f32", *(["bf16"] if has_bf16() else [])]:
+        protector = core(bench, size, kind)
+        costs = []
+        for path in sorted(folder.glob("*.jpg")):
+            began = time.process_time()
+            made = protector.protect(Picture(path.read_bytes()), Options(), headers={})
+            (bench.home / "out.jpg").write_bytes(made.protected.data)
+            costs.append(time.process_time() - began)
+        ours = statistics.median(costs[2:])
+        rows.append(
+            (
+                f"{size} {kind}: bulk, ultralytics + Fernet + JPEG over ours",
+                f"{usual / ours:.2f} x ({usual * 1e3:.0f} / {ours * 1e3:.0f} ms)",
+                ">= 2 x" if kind == "bf16" else ">= 1.3 x",
+            )
+        )
+    return rows
+
+
+def usual_bulk(weights: str, folder: str, size: int) -> None:
+    """What one would write without this project; prints CPU seconds a picture."""
+    import torch
+    from cryptography.fernet import Fernet
+
+    from platecrypt.training.ultralytics_runtime import load_ultralytics
+
+    ultralytics = load_ultralytics(Path(folder) / "config")
+    model = ultralytics.YOLO(weights)
+    torch.set_num_threads(1)
+    cv2.setNumThreads(1)
+    box = Fernet(Fernet.generate_key())
+    costs = []
+    for path in sorted(Path(folder).glob("*.jpg")):
+        began = time.process_time()
+        (result,) = model.predict(str(path), imgsz=size, device="cpu", verbose=False)
+        torch.set_num_threads(1)
+        picture = result.orig_img
+        for x1, y1, x2, y2 in ((600, 480, 800, 520), (1150, 560, 1390, 620)):
+            box.encrypt(cv2.imencode(".png", picture[y1:y2, x1:x2])[1].tobytes())
+            picture[y1:y2, x1:x2] = 0
+        cv2.imencode(".jpg", picture)
+        costs.append(time.process_time() - began)
+    print(statistics.median(costs[2:]))
+
+
+def load(bench: Bench, size: int, seconds: float) -> Rows:
+    """Clients beside each other: throughput, latency, health, memory, and how it starts."""
+    rows: Rows = []
+    curves: dict[str, list[tuple[int, float, float, float]]] = {}
+    for name, start in (("single", bench.single), ("collocated", bench.collocated)):
+        with start(size, "--backend=onnxruntime") as server:
+            rows.append((f"{name}: cold start to ready", f"{server.cold_s:.1f} s", "<= 4 s"))
+            curves[name] = []
+            for clients in (1, 2, 4, 8, 16):
+                times, took, _ = saturate(server, bench.jpeg, clients, min(8.0, seconds))
+                p50, p99 = percentiles(times)
+                curves[name].append((clients, len(times) / took, p50, p99))
+                seen = f"{len(times) / took:.1f}/s, p50 {p50 * 1e3:.0f}, p99 {p99 * 1e3:.0f} ms"
+                rows.append((f"{name}, {size}: {clients} clients", seen, ""))
+            rates, memory = [], []
+            for _ in range(2):
+                times, took, health = saturate(server, bench.jpeg, 8, seconds)
+                rates.append(len(times) / took)
+                memory.append(server.memory())
+            p99 = percentiles(health)[1] * 1e3
+            drift, growth = rates[1] / rates[0] - 1, memory[1] / memory[0] - 1
+            rows += [
+                (f"{name}: health p99 while 8 clients saturate it", f"{p99:.0f} ms", "<= 50 ms"),
+                (f"{name}: second {seconds:.0f} s over the first", f"{drift:+.1%}", "within 5 %"),
+                (f"{name}: memory growth between them", f"{growth:+.1%}", "< 2 %"),
+            ]
+    draw(curves, size)
+    return rows
+
+
+def saturate(
+    server: Server, jpeg: bytes, clients: int, seconds: float
+) -> tuple[list[float], float, list[float]]:
+    """Latencies of requests, the time it took, and latencies of health meanwhile."""
+    times: list[float] = []
+    health: list[float] = []
+    end = time.monotonic() + seconds
+    began = time.monotonic()
+
+    def client() -> None:
+        while time.monotonic() < end:
+            asked = time.perf_counter()
+            server.predict(jpeg)
+            times.append(time.perf_counter() - asked)
+
+    threads = [threading.Thread(target=client) for _ in range(clients)]
+    for thread in threads:
+        thread.start()
+    while time.monotonic() < end:
+        asked = time.perf_counter()
+        server.get("/v2/health/live")
+        health.append(time.perf_counter() - asked)
+        time.sleep(0.02)
+    for thread in threads:
+        thread.join()
+    return times, time.monotonic() - began, health
+
+
+def percentiles(times: list[float]) -> tuple[float, float]:
+    ordered = sorted(times)
+    return ordered[len(ordered) // 2], ordered[min(int(len(ordered) * 0.99), len(ordered) - 1)]
+
+
+def draw(curves: dict[str, list[tuple[int, float, float, float]]], size: int) -> None:
+    from matplotlib.figure import Figure
+
+    figure = Figure(figsize=(8, 4.5), layout="constrained")
+    axes = figure.subplots()
+    for name, points in curves.items():
+        rates = [rate for _, rate, _, _ in points]
+        (line,) = axes.plot(
+            rates, [p50 * 1e3 for _, _, p50, _ in points], "o-", label=f"{name} p50"
+        )
+        axes.plot(
+            rates,
+            [p99 * 1e3 for *_, p99 in points],
+            "o--",
+            color=line.get_color(),
+            label=f"{name} p99",
+        )
+        for clients, rate, p50, _ in points:
+            axes.annotate(
+                str(clients), (rate, p50 * 1e3), textcoords="offset points", xytext=(4, 4)
+            )
+    axes.set(
+        xlabel="requests a second (numbers: clients)",
+        ylabel="milliseconds",
+        title=f"1080p JPEG in and out, yolov8n at {size}, {os.cpu_count()} cores",
+        yscale="log",
+    )
+    axes.legend()
+    figure.savefig(OUT / "latency.png", dpi=110)
+
+
+def has_bf16() -> bool:
+    try:
+        import openvino
+    except ImportError:
+        return False
+    return "BF16" in openvino.Core().get_property("CPU", "OPTIMIZATION_CAPABILITIES")
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,68 @@
+"""uvicorn's HTTP connection, closed where a client takes too long to say what it wants.
+
+uvicorn has a timeout between requests and none within the headers, so a client that sends one
+byte a minute would hold its connection for ever. And when it ends it closes a connection on which
+it has read nothing yet, though a request may be in its buffer: those get a moment more.
+"""
+
+import asyncio
+from typing import Any
+
+from uvicorn.protocols.http.httptools_impl import HttpToolsProtocol
+
+LINGER_S = 0.5
+
+
+class Connection(HttpToolsProtocol):
+    """One connection; `headers_s` seconds for the headers of each request."""
+
+    headers_s = 10.0
+    _patience: asyncio.TimerHandle | None = None
+
+    def connection_made(self, transport: Any) -> None:
+        """Begin to wait for the first request."""
+        super().connection_made(transport)
+        self._wait()
+
+    def on_message_begin(self) -> None:
+        """A request begins; for the first one we wait already."""
+        super().on_message_begin()
+        if self._patience is None:
+            self._wait()
+
+    def on_body(self, body: bytes) -> None:
+        """Take what came; the door counts it, so there is no need to stop and go on reading."""
+        if self.cycle.response_complete:
+            return
+        self.cycle.body += body
+        self.cycle.message_event.set()
+
+    def on_headers_complete(self) -> None:
+        """The headers are there: what follows is the door's to limit."""
+        self._stop_waiting()
+        super().on_headers_complete()
+
+    def connection_lost(self, exc: Exception | None) -> None:
+        """Over."""
+        self._stop_waiting()
+        super().connection_lost(exc)
+
+    def shutdown(self) -> None:
+        """The server ends: finish what is under way, also what is not read yet."""
+        if self.cycle is None:
+            self.loop.call_later(LINGER_S, super().shutdown)
+        else:
+            super().shutdown()
+
+    def _wait(self) -> None:
+        self._patience = self.loop.call_later(self.headers_s, self.transport.close)
+
+    def _stop_waiting(self) -> None:
+        if self._patience is not None:
+            self._patience.cancel()
+            self._patience = None
+
+
+def connection_class(headers_s: float) -> type[Connection]:
+    """A protocol class for uvicorn whose clients have so many seconds for their headers."""
+    return type("Connection", (Connection,), {"headers_s": headers_s})

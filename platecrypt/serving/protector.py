@@ -1,0 +1,249 @@
+"""From a picture to what may leave: decode, look up, find, seal and cover. The one core.
+
+Every wire and every topology ends here; so does bulk work. It blocks, and belongs into a worker
+thread. It fails closed: what was not found, sealed and covered without a hitch is not returned.
+"""
+
+import datetime
+import hashlib
+import logging
+import time
+from collections.abc import Mapping
+from dataclasses import dataclass, replace
+from pathlib import Path
+from typing import Any, Protocol
+
+import numpy as np
+from numpy.typing import NDArray
+
+from platecrypt import cipher, imaging
+from platecrypt.detection import Detections
+from platecrypt.errors import BadInputError
+from platecrypt.imaging.containers import read_header
+from platecrypt.serving import metrics
+from platecrypt.serving.door import REQUEST_ID
+from platecrypt.serving.keys import KeyFile
+from platecrypt.serving.profiles import DEFAULT, Profiles
+from platecrypt.serving.refusals import HttpError
+from platecrypt.serving.requests import MEDIA, Format, Options, Picture
+
+JPEG_SIDE = 65_500
+DRAFT_QUALITY = 20  # of a file that nobody will see
+
+logger = logging.getLogger("platecrypt.serving")
+
+
+class Finder(Protocol):
+    """Who finds plates: a network in this process, or a predictor behind an address."""
+
+    def ready(self) -> bool:
+        """Whether it could find any now."""
+
+    def detect(
+        self, pixels: NDArray[np.uint8], *, confidence: float | None, headers: Mapping[str, str]
+    ) -> tuple[Detections, str]:
+        """Boxes and scores, and the version of the model that saw them."""
+
+
+@dataclass(frozen=True)
+class Outcome:
+    """A protected picture, what was found in it, its name, and the version that looked."""
+
+    protected: imaging.Protected
+    found: Detections
+    request_id: str
+    version: str
+
+
+@dataclass(frozen=True)
+class Limits:
+    """What one picture may be: bytes of its file, pixels; checked before it is decoded."""
+
+    max_bytes: int
+    max_pixels: int
+
+
+class Protector:
+    """Protects pictures.
+
+    Args:
+        model_name: who finds the plates; readable in every envelope.
+        finder: that finds them.
+        keys: the keyring file that seals.
+        limits: of one picture.
+        margin: of a plate's region, as a share of the box's size, where nobody sets another.
+        profiles: of cameras; None: every camera has the default.
+    """
+
+    def __init__(
+        self,
+        model_name: str,
+        *,
+        finder: Finder,
+        keys: KeyFile,
+        limits: Limits,
+        margin: float = imaging.MARGIN,
+        profiles: Profiles | None = None,
+    ) -> None:
+        self._model_name = model_name
+        self._finder = finder
+        self._keys = keys
+        self.limits = limits
+        self._margin = margin
+        self._profiles = profiles
+        self._sampler = metrics.Sampler()
+
+    def ready(self) -> bool:
+        """Whether the keys are there and plates can be found."""
+        try:
+            self._keys.current()
+        except cipher.KeyringError as error:
+            logger.error("%s", error)
+            return False
+        return self._finder.ready()
+
+    def protect(
+        self,
+        picture: Picture,
+        options: Options,
+        *,
+        headers: Mapping[str, str],
+        form: Format | None = None,
+    ) -> Outcome:
+        """Protect one picture.
+
+        Args:
+            picture: a file or pixels.
+            options: of the call.
+            headers: request id and trace context.
+            form: of the published file; None: as it came.
+
+        Raises:
+            HttpError: anything that keeps the answer from being a protected one.
+        """
+        profile = (
+            self._profiles.of(picture.camera_id)
+            if self._profiles is not None and picture.camera_id
+            else DEFAULT
+        )
+        with metrics.timed("decode"):
+            image = self._decode(picture)
+        confidence = profile.confidence if options.confidence is None else options.confidence
+        with metrics.timed("predict"):
+            found, version = self._finder.detect(
+                image.pixels, confidence=confidence, headers=headers
+            )
+        margin = profile.margin if options.margin is None else options.margin
+        request_id = picture.request_id or headers.get(REQUEST_ID, "")
+        if isinstance(picture.source, bytes) and options.image == "protected":
+            names: dict[str, Any] = {"format": form}
+        else:  # the file that comes of it is thrown away: it may as well be small
+            image = replace(image, format="png")
+            draft = max(image.width, image.height) <= JPEG_SIDE
+            names = {"format": "jpeg" if draft else "png", "quality": DRAFT_QUALITY}
+        with metrics.timed("protect"):
+            protected = self._seal(
+                image,
+                found,
+                model_version=version,
+                request_id=request_id,
+                margin=self._margin if margin is None else margin,
+                **names,
+            )
+        self._count(image, found, protected)
+        return Outcome(protected, found, request_id, version)
+
+    def _decode(self, picture: Picture) -> imaging.Image:
+        if not isinstance(picture.source, bytes):
+            pixels = np.ascontiguousarray(picture.source)
+            digest = hashlib.sha256(pixels.data).hexdigest()
+            return imaging.Image(pixels, "png", True, b"", digest, ())
+        limits = self.limits
+        try:
+            image = imaging.decode(
+                picture.source, max_bytes=limits.max_bytes, max_pixels=limits.max_pixels
+            )
+            if image.format not in MEDIA.values():
+                raise BadInputError(f"the image is {image.format}; send JPEG, PNG or WebP")
+            return image
+        except BadInputError as error:
+            status = 413 if self._has_too_many_pixels(picture.source) else 400
+            raise HttpError(status, str(error)) from None
+
+    def _has_too_many_pixels(self, data: bytes) -> bool:
+        try:
+            header = read_header(data)
+        except BadInputError:
+            return False
+        return header.width * header.height > self.limits.max_pixels
+
+    def _seal(self, image: imaging.Image, found: Detections, **how: Any) -> imaging.Protected:
+        try:
+            return imaging.protect(
+                image,
+                found.boxes,
+                self._keys.current(),
+                model_name=self._model_name,
+                time=datetime.datetime.now(datetime.UTC),
+                scores=found.scores.tolist(),
+                **how,
+            )
+        except BadInputError as error:
+            raise HttpError(400, str(error)) from None
+        except cipher.KeyringError as error:
+            logger.error("%s", error, extra={"fields": {"request_id": how["request_id"]}})
+            raise HttpError(503, "no key to seal with; nothing is published") from None
+
+    def _count(self, image: imaging.Image, found: Detections, made: imaging.Protected) -> None:
+        metrics.PLATES.observe(len(found))
+        for score in found.scores.tolist():
+            metrics.CONFIDENCE.observe(score)
+        sealed = sum(map(len, made.envelopes)) + len(made.record or b"")
+        metrics.SEALED_BYTES.inc(sealed)
+        if self._sampler.due():
+            _measure(image.pixels)
+            _tell_key_age(self._keys)
+
+
+def warm_up() -> None:
+    """Prepare what the first request would otherwise wait for."""
+    import cv2
+
+    cv2.setNumThreads(1)  # one thread a request; requests run beside each other
+    cipher.warm_up()
+
+
+def open_keys(path: Path) -> KeyFile:
+    """The keyring file, followed.
+
+    Raises:
+        BadInputError: it is missing or unusable.
+    """
+    try:
+        return KeyFile(path)
+    except cipher.KeyringError as error:
+        raise BadInputError(str(error)) from None
+
+
+def _measure(pixels: NDArray[np.uint8]) -> None:
+    """Brightness and sharpness as the features of the training pictures have them."""
+    import cv2
+
+    from platecrypt.features.quality import SHARPNESS_SIDE
+
+    luma: Any = cv2.cvtColor(pixels, cv2.COLOR_RGB2GRAY)
+    scale = min(1.0, SHARPNESS_SIDE / max(luma.shape))
+    size = (max(round(luma.shape[1] * scale), 1), max(round(luma.shape[0] * scale), 1))
+    small = cv2.resize(luma, size, interpolation=cv2.INTER_AREA)
+    metrics.BRIGHTNESS.observe(float(cv2.mean(small)[0]))
+    metrics.SHARPNESS.observe(float(cv2.Laplacian(small, cv2.CV_32F).var()))
+
+
+def _tell_key_age(keys: KeyFile) -> None:
+    try:
+        keyring = keys.current()
+        made = datetime.datetime.fromisoformat(keyring.newest.created).timestamp()
+    except (cipher.KeyringError, ValueError):
+        return
+    metrics.KEY_CREATED.set(made)
+    metrics.KEY_AGE.set(max(0.0, time.time() - made))

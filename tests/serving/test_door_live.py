@@ -1,0 +1,509 @@
+"""The door of a live endpoint: who is let in, how much, how slowly, and how it closes."""
+
+import concurrent.futures
+import contextlib
+import json
+import os
+import random
+import shutil
+import signal
+import socket
+import threading
+import time
+from collections.abc import Callable, Iterator
+from pathlib import Path
+from typing import Any
+
+import grpc
+import httpx
+import numpy as np
+import psutil
+import pytest
+from kserve.protocol.grpc import grpc_predict_v2_pb2 as pb
+from kserve.protocol.grpc.grpc_predict_v2_pb2_grpc import GRPCInferenceServiceStub
+
+from platecrypt import imaging
+from platecrypt.deployment import Endpoint
+from platecrypt.errors import BadInputError
+from platecrypt.serving import AsyncClient, Client, oip
+from platecrypt.serving.grpc_client import AsyncGrpcClient, GrpcClient
+
+pytestmark = pytest.mark.slow
+Encoded = Callable[..., bytes]
+TOKEN = "a-token-of-some-length"
+
+
+@pytest.fixture(scope="module")
+def open_house(alone: Any) -> Any:
+    """Everybody is let in, but not for long."""
+    return alone("--body_seconds=2", "--headers_seconds=2", "--feature_repo=/nonexistent")
+
+
+@pytest.fixture(scope="module")
+def guarded(alone: Any, tmp_path_factory: pytest.TempPathFactory) -> tuple[Any, Path]:
+    """Only a token opens, and only one request is worked on while another waits."""
+    tokens = tmp_path_factory.mktemp("tokens") / "tokens"
+    tokens.write_text(TOKEN)
+    return alone(f"--tokens_file={tokens}", "--working=1", "--waiting=1"), tokens
+
+
+def until(condition: Callable[[], bool], seconds: float = 30) -> None:
+    end = time.monotonic() + seconds
+    while not condition():
+        assert time.monotonic() < end, "it did not happen in time"
+        time.sleep(0.05)
+
+
+def test_a_token_opens_on_every_wire_and_a_changed_file_counts_at_once(
+    guarded: tuple[Any, Path], encoded: Encoded
+) -> None:
+    server, path = guarded
+    refused = server.post(encoded())
+    assert (refused.status_code, refused.headers["www-authenticate"]) == (401, "Bearer")
+    assert set(refused.json()) == {"error", "request_id"}
+    assert server.post(encoded(), authorization=f"Bearer {TOKEN}").status_code == 200
+    target = f"127.0.0.1:{server.grpc_port}"
+    with GrpcClient(target, token=TOKEN) as client:
+        assert len(client.predict(encoded()).plates) == 2
+    with GrpcClient(target) as client, pytest.raises(BadInputError, match="token"):
+        client.predict(encoded())
+    path.write_text("another-token-of-length")
+    try:
+        assert server.post(encoded(), authorization=f"Bearer {TOKEN}").status_code == 401
+    finally:
+        path.write_text(TOKEN)
+    assert httpx.get(f"{server.base}/metrics", trust_env=False).status_code == 200
+
+
+def test_too_many_at_once_are_told_to_come_again_and_the_client_does(
+    guarded: tuple[Any, Path], encoded: Encoded
+) -> None:
+    server, _ = guarded
+    large = imaging.encode(np.tile(imaging.decode(encoded()).pixels, (4, 4, 1)), "jpeg")
+    with concurrent.futures.ThreadPoolExecutor(12) as pool:
+        asked = [
+            pool.submit(server.post, large, authorization=f"Bearer {TOKEN}") for _ in range(12)
+        ]
+    answers = [one.result() for one in asked]
+    statuses = {answer.status_code for answer in answers}
+    assert statuses == {200, 429}
+    for answer in answers:
+        if answer.status_code == 429:
+            assert int(answer.headers["retry-after"]) >= 1
+            assert set(answer.json()) == {"error", "request_id"}
+
+    def patient(_: int) -> int:
+        with Client(server.url, token=TOKEN, retries=30, timeout_s=120) as client:
+            return client.protect(large).plates
+
+    with concurrent.futures.ThreadPoolExecutor(6) as pool:
+        assert all(plates >= 0 for plates in pool.map(patient, range(6)))
+
+
+def raw(server: Any, data: bytes, *, wait: bool = True) -> bytes:
+    """What the server says to these bytes before it hangs up."""
+    with socket.create_connection(("127.0.0.1", server.port), timeout=30) as connection:
+        connection.sendall(data)
+        answer = b""
+        while wait:
+            try:
+                part = connection.recv(65536)
+            except ConnectionError:
+                break
+            answer += part
+            if not part:
+                break
+        return answer
+
+
+HEAD = b"POST /v1/models/plates:predict HTTP/1.1\r\nHost: x\r\nContent-Type: image/jpeg\r\n"
+
+
+def test_a_body_that_does_not_come_is_not_waited_for(open_house: Any) -> None:
+    answer = raw(open_house, HEAD + b"Content-Length: 100\r\n\r\nabc")
+    assert answer.startswith(b"HTTP/1.1 408 ")
+    assert b"connection: close" in answer.lower()
+
+
+def test_headers_that_do_not_come_end_the_connection(open_house: Any) -> None:
+    assert raw(open_house, HEAD) == b""
+    assert raw(open_house, b"") == b""
+    assert open_house.ready()
+
+
+@pytest.mark.parametrize(
+    "lengths",
+    [
+        b"Content-Length: 3\r\nContent-Length: 4\r\n",
+        b"Content-Length: 3\r\nTransfer-Encoding: chunked\r\n",
+        b"Content-Length: -3\r\n",
+        b"Content-Length: 3, 3\r\n",
+    ],
+)
+def test_two_lengths_are_refused(open_house: Any, lengths: bytes) -> None:
+    assert raw(open_house, HEAD + lengths + b"\r\nabc\r\n").startswith(b"HTTP/1.1 400 ")
+
+
+def test_a_hundred_megabytes_are_refused_unread(open_house: Any) -> None:
+    answer = raw(open_house, HEAD + b"Content-Length: 100000000\r\n\r\n" + bytes(2**16))
+    assert answer.startswith(b"HTTP/1.1 413 ")
+
+
+def test_a_client_that_goes_away_harms_nobody(open_house: Any, encoded: Encoded) -> None:
+    body = encoded()
+    length = b"Content-Length: %d\r\n\r\n" % len(body)
+    for sent in (body[:100], body):
+        for _ in range(5):
+            raw(open_house, HEAD + length + sent, wait=False)
+    assert open_house.post(body).status_code == 200
+    log = Path(open_house.record.log).read_text()
+    assert "Traceback" not in log
+
+
+def test_every_answer_carries_the_security_headers(open_house: Any, encoded: Encoded) -> None:
+    for answer in (open_house.post(encoded()), open_house.post(b"x")):
+        assert answer.headers["x-content-type-options"] == "nosniff"
+        assert answer.headers["content-security-policy"].startswith("default-src 'none'")
+        assert answer.headers["cache-control"] == "no-store"
+        assert "server" not in answer.headers
+
+
+def test_metrics_tell_what_happened_and_nothing_else(open_house: Any, encoded: Encoded) -> None:
+    wire = {"wire": "v1-image", "status": "200"}
+    before = open_house.metric("platecrypt_requests_total", **wire)
+    plates = open_house.metric("platecrypt_plates_per_picture_sum")
+    open_house.post(encoded())
+    assert open_house.metric("platecrypt_requests_total", **wire) == before + 1
+    assert open_house.metric("platecrypt_plates_per_picture_sum") == plates + 2
+    for phase in ("queue", "decode", "predict", "protect", "encode"):
+        assert open_house.metric("platecrypt_phase_seconds_count", phase=phase) >= 1, phase
+    for name in (
+        "platecrypt_confidence_count",
+        "platecrypt_input_brightness_count",
+        "platecrypt_input_sharpness_count",
+        "platecrypt_sealed_bytes_total",
+        "platecrypt_key_age_seconds",
+        "platecrypt_key_created_timestamp_seconds",
+        "platecrypt_request_seconds_count",
+    ):
+        assert open_house.metric(name) > 0, name
+
+
+def test_a_feature_store_that_is_not_there_fails_no_request(
+    open_house: Any, encoded: Encoded
+) -> None:
+    before = open_house.metric("platecrypt_profile_lookups_total", outcome="closed")
+    answer = httpx.post(
+        open_house.url,
+        content=encoded(),
+        params={"camera_id": "gate-1"},
+        headers={"content-type": "image/jpeg", "accept": "image/jpeg"},
+        trust_env=False,
+    )
+    assert (answer.status_code, answer.headers["x-platecrypt-plates"]) == (200, "2")
+    after = open_house.metric("platecrypt_profile_lookups_total", outcome="closed")
+    assert after == before + 1
+
+
+def test_the_openapi_description_is_valid_and_true(open_house: Any, encoded: Encoded) -> None:
+    found = httpx.get(f"{open_house.base}/openapi.json", trust_env=False)
+    document = found.json()
+    validator = pytest.importorskip("openapi_spec_validator")
+    validator.validate(document)
+    jsonschema = pytest.importorskip("jsonschema")
+    schemas = document["components"]["schemas"]
+
+    def check(name: str, value: Any) -> None:
+        schema = {**schemas[name], "components": document["components"]}
+        jsonschema.Draft202012Validator(schema).validate(value)
+
+    for path, methods in document["paths"].items():
+        if "get" in methods:
+            url = open_house.base + path.replace("{model_name}", "plates")
+            answer = httpx.get(url, trust_env=False)
+            assert answer.status_code == 200, path
+            (kind,) = methods["get"]["responses"]["200"]["content"]
+            assert answer.headers["content-type"].startswith(kind)
+    query = {"detections": "plain"}
+    predict = {"params": query, "content": encoded(), "headers": {"content-type": "image/jpeg"}}
+    check("V1Answer", httpx.post(open_house.url, trust_env=False, **predict).json())
+    check("Error", open_house.post(b"no picture").json())
+    data = [__import__("base64").b64encode(encoded()).decode()]
+    inputs = [{"name": "image", "datatype": "BYTES", "shape": [1], "data": data}]
+    check("V2Request", {"inputs": inputs, "parameters": query})
+    answer = httpx.post(
+        f"{open_house.base}/v2/models/plates/infer",
+        json={"inputs": inputs, "parameters": query},
+        trust_env=False,
+    )
+    check("V2Answer", answer.json())
+
+
+def test_the_description_is_what_the_server_takes(open_house: Any) -> None:
+    """Requests made from the description's own schemas never end in a 5xx."""
+    rng = random.Random(3)
+    document = httpx.get(f"{open_house.base}/openapi.json", trust_env=False).json()
+    with httpx.Client(base_url=open_house.base, trust_env=False, timeout=30) as client:
+        for path, methods in document["paths"].items():
+            if "post" not in methods:
+                continue
+            for _ in range(60):
+                body = made_of(document, methods["post"], rng)
+                answer = client.post(path.replace("{model_name}", "plates"), json=body)
+                allowed = set(methods["post"]["responses"])
+                assert str(answer.status_code) in allowed, (path, body, answer.text)
+                assert answer.status_code < 500, (path, body, answer.text)
+
+
+def made_of(document: Any, operation: Any, rng: random.Random) -> Any:
+    schema = operation["requestBody"]["content"]["application/json"]["schema"]
+    return value_of(document, schema, rng)
+
+
+def value_of(document: Any, schema: Any, rng: random.Random) -> Any:
+    if "$ref" in schema:
+        return value_of(document, document["components"]["schemas"][schema["$ref"][21:]], rng)
+    if rng.random() < 0.05:
+        return rng.choice([None, -1, "", [], {}, 2**70, "x" * 300, True])
+    if "enum" in schema:
+        return rng.choice(schema["enum"])
+    kind = schema.get("type")
+    if kind == "object":
+        needed = schema.get("required", [])
+        return {
+            name: value_of(document, inner, rng)
+            for name, inner in schema.get("properties", {}).items()
+            if name in needed or rng.random() < 0.5
+        }
+    if kind == "array":
+        inner = schema.get("items", {"type": "integer"})
+        return [value_of(document, inner, rng) for _ in range(rng.randrange(3))]
+    simple = {"number": rng.random(), "integer": rng.randrange(300), "boolean": rng.random() < 0.5}
+    return simple.get(kind, rng.choice(["aGk=", "image", "image_1", "", "ü"]))
+
+
+def test_one_trace_runs_through_both_containers(
+    endpoint: Endpoint, stage: Any, encoded: Encoded
+) -> None:
+    trace = "4bf92f3577b34da6a3ce929d0e0e4736"
+    headers = {
+        "content-type": "image/jpeg",
+        "traceparent": f"00-{trace}-00f067aa0ba902b7-01",
+        "x-request-id": "trace-me",
+    }
+    httpx.post(endpoint.url, content=encoded(), headers=headers, trust_env=False)
+    spans = set()
+    for name in ("transformer", "predictor"):
+        log = Path(stage.supervisor.find(name).log)
+
+        def lines(log: Path = log) -> list[Any]:
+            found = [json.loads(line) for line in log.read_text().splitlines()]
+            return [line for line in found if line.get("request_id") == "trace-me"]
+
+        until(lambda lines=lines: bool(lines()))
+        (line,) = lines()
+        assert (line["trace_id"], line["status"]) == (trace, 200)
+        spans.add(line["span_id"])
+    assert len(spans) == 2
+
+
+def test_all_four_clients_get_their_plates(endpoint: Endpoint, encoded: Encoded) -> None:
+    import asyncio
+
+    async def both() -> list[int]:
+        async with AsyncClient(endpoint.url) as web, AsyncGrpcClient(endpoint.grpc) as remote:
+            one, two = await asyncio.gather(web.predict(encoded()), remote.predict(encoded()))
+            return [len(one.plates), len(two.plates)]
+
+    assert asyncio.run(both()) == [2, 2]
+    with GrpcClient(endpoint.grpc) as remote, Client(endpoint.url) as web:
+        ours, theirs = remote.predict(encoded()), web.predict(encoded())
+        assert ours.content_type == theirs.content_type == "image/jpeg"
+        assert [plate.box for plate in ours.plates] == [plate.box for plate in theirs.plates]
+        wide = web.predict(encoded(), options={"margin": 0.5})
+        assert wide.plates[0].box != theirs.plates[0].box
+
+
+@contextlib.contextmanager
+def load(server: Any, body: bytes) -> Iterator[list[str]]:
+    """Clients that ask without end, each time on a new connection; what became of each request."""
+    fates: list[str] = []
+    over = threading.Event()
+
+    def client() -> None:
+        while not over.is_set():
+            try:
+                answer = server.post(body)
+                fates.append(str(answer.status_code))
+            except (httpx.ConnectError, httpx.ReadError, httpx.WriteError):
+                # Refused, or reset by the system that still held it for a listener that is gone.
+                fates.append("not accepted")
+                time.sleep(0.02)
+            except httpx.HTTPError as error:
+                fates.append(type(error).__name__)
+
+    threads = [threading.Thread(target=client) for _ in range(4)]
+    for thread in threads:
+        thread.start()
+    try:
+        yield fates
+    finally:
+        over.set()
+        for thread in threads:
+            thread.join(60)
+
+
+def test_a_request_that_was_accepted_is_answered_though_the_server_ends(
+    alone: Any, encoded: Encoded
+) -> None:
+    server = alone("--drain_seconds=2")
+    process = psutil.Process(server.record.pid)
+    with load(server, encoded()) as fates:
+        until(lambda: len(fates) > 10)
+        process.send_signal(signal.SIGTERM)
+        until(lambda: not server.ready())
+        # Unready, and still at work: whoever has not heard of it yet is served.
+        assert server.post(encoded()).status_code == 200
+        assert httpx.get(f"{server.base}/v2/health/live", trust_env=False).status_code == 200
+        until(lambda: not process.is_running() or process.status() == psutil.STATUS_ZOMBIE)
+    assert set(fates) <= {"200", "not accepted"}, set(fates)
+    lines = [json.loads(line) for line in Path(server.record.log).read_text().splitlines()]
+    accepted = [line["status"] for line in lines if line.get("wire") == "v1-image"]
+    assert accepted == [200] * (fates.count("200") + 1)
+    with contextlib.suppress(ChildProcessError):
+        _, code = os.waitpid(server.record.pid, 0)
+        assert code == 0
+
+
+def test_a_full_disk_costs_the_log_and_no_request(
+    stage: Any, encoded: Encoded, tmp_path: Path
+) -> None:
+    if not Path("/dev/full").exists():
+        pytest.skip("this system has no /dev/full")
+    import subprocess
+    import sys
+
+    from platecrypt.processes import free_port
+
+    folder, _ = stage.model()
+    port = free_port()
+    argv = [sys.executable, "-m", "platecrypt.serving.single", f"--http_port={port}"]
+    argv += [f"--model_dir={folder}", f"--keys_file={stage.settings.keyring_path}"]
+    with Path("/dev/full").open("wb") as full:
+        process = subprocess.Popen([*argv, "--backend=onnxruntime"], stdout=full, stderr=full)
+    try:
+        url = f"http://127.0.0.1:{port}/v1/models/plates:predict"
+        headers = {"content-type": "image/jpeg", "accept": "image/jpeg"}
+
+        def answers() -> bool:
+            assert process.poll() is None
+            try:
+                found = httpx.post(url, content=encoded(), headers=headers, trust_env=False)
+            except httpx.ConnectError:
+                return False
+            return found.status_code == 200
+
+        until(answers, 90)
+        assert answers()
+    finally:
+        process.terminate()
+        assert process.wait(30) == 0
+
+
+def hostile(encoded: Encoded) -> list[bytes]:
+    """Damaged, shortened and stuffed files of every format."""
+    rng = random.Random(11)
+    corpus = [b"\xff\xd8\xff", b"\x89PNG\r\n\x1a\n", b"RIFF\xff\xff\xff\xffWEBPVP8 ", b"GIF89a"]
+    corpus += [b"BM" + bytes(60), b"II*\0\x08\0\0\0", b"%PDF-1.7", b"<svg/>", bytes(1000)]
+    for form in ("jpeg", "png", "webp"):
+        whole = encoded(form)
+        corpus += [whole[: len(whole) * part // 7] for part in range(1, 7)]
+        for _ in range(12):
+            damaged = bytearray(whole)
+            for _ in range(rng.randrange(1, 30)):
+                damaged[rng.randrange(len(damaged) // rng.choice((1, 20)))] = rng.randrange(256)
+            corpus.append(bytes(damaged))
+        corpus.append(whole + whole)
+    return corpus
+
+
+def test_no_hostile_file_makes_it_fail(open_house: Any, encoded: Encoded) -> None:
+    raw_inputs = hostile(encoded)
+    with httpx.Client(trust_env=False, timeout=60) as client:
+        for number, data in enumerate(raw_inputs):
+            answer = client.post(
+                open_house.url,
+                content=data,
+                headers={"content-type": "image/jpeg", "accept": "image/*"},
+            )
+            assert answer.status_code in (200, 400, 413), (number, answer.text[:200])
+    assert open_house.ready()
+    assert "Traceback" not in Path(open_house.record.log).read_text()
+
+
+@pytest.mark.parametrize("shape", [(1, 1), (1, 10_000), (10_000, 1), (3, 2)])
+def test_strange_shapes_are_pictures_too(open_house: Any, shape: tuple[int, int]) -> None:
+    pixels = np.full((*shape, 3), 90, np.uint8)
+    for form in ("png", "jpeg"):
+        answer = open_house.post(imaging.encode(pixels, form), accept=f"image/{form}")
+        assert answer.status_code == 200, answer.text
+        assert imaging.decode(answer.content).pixels.shape == pixels.shape
+    message = pb.ModelInferRequest(
+        model_name="plates",
+        inputs=[
+            pb.ModelInferRequest.InferInputTensor(
+                name="image", datatype="UINT8", shape=pixels.shape
+            )
+        ],
+        raw_input_contents=[pixels.tobytes()],
+    )
+    with grpc.insecure_channel(f"127.0.0.1:{open_house.grpc_port}") as channel:
+        found = GRPCInferenceServiceStub(channel).ModelInfer(message, timeout=30)
+    assert list(found.outputs[0].shape) == list(pixels.shape)
+    np.testing.assert_array_equal(
+        np.frombuffer(found.raw_output_contents[0], np.uint8), pixels.ravel()
+    )
+
+
+def test_random_bytes_over_grpc_are_the_clients_fault(open_house: Any) -> None:
+    rng = random.Random(5)
+    channel = grpc.insecure_channel(f"127.0.0.1:{open_house.grpc_port}")
+    stub = GRPCInferenceServiceStub(channel)
+    with channel:
+        for _ in range(100):
+            data = rng.randbytes(rng.randrange(60))
+            message = pb.ModelInferRequest(
+                model_name=rng.choice(["plates", "plates", "plates", "x"]),
+                inputs=[
+                    pb.ModelInferRequest.InferInputTensor(
+                        name=rng.choice(["image", "x"]),
+                        datatype=rng.choice(["BYTES", "UINT8", "FP64"]),
+                        shape=[rng.randrange(-1, 5) for _ in range(rng.randrange(5))],
+                    )
+                ],
+                raw_input_contents=[
+                    rng.choice([data, bytes(oip.raw_bytes(oip.tensor("x", [data])))])
+                ],
+            )
+            try:
+                stub.ModelInfer(message, timeout=30)
+            except grpc.RpcError as error:
+                assert error.code() in (  # noqa: PT017
+                    grpc.StatusCode.INVALID_ARGUMENT,
+                    grpc.StatusCode.NOT_FOUND,
+                )
+
+
+def test_curl_sends_a_hundred_megabytes_and_is_refused(open_house: Any, tmp_path: Path) -> None:
+    curl = shutil.which("curl")
+    if curl is None:
+        pytest.skip("curl is not installed")
+    import subprocess
+
+    big = tmp_path / "big"
+    with big.open("wb") as file:
+        file.truncate(100_000_000)
+    command = [curl, "-s", "-o", "/dev/null", "-w", "%{http_code}", "--max-time", "60"]
+    command += ["-H", "Content-Type: image/jpeg", "--data-binary", f"@{big}", open_house.url]
+    done = subprocess.run(command, capture_output=True, text=True, timeout=90)
+    assert done.stdout == "413"
