@@ -39,13 +39,21 @@ class StoreConfig(NamedTuple):
     embedded: bool
 
 
+def _checkout() -> Path:
+    """Where the definitions lie: here if they are here, else beside the library."""
+    beside = Path(__file__).parents[1]
+    return Path() if Path("kserve", "inference_service.yaml").exists() else beside
+
+
 class Settings(BaseSettings):
     """Everything a deployment may set. Paths are relative to the working directory."""
 
     model_config = SettingsConfigDict(env_prefix=ENV_PREFIX, frozen=True, extra="forbid")
 
     home: Path = Field(Path(".platecrypt"), description="state of the embedded engine")
-    root: Path = Field(Path(), description="the checkout: katib/, kserve/, feature_repo/")
+    root: Path = Field(
+        default_factory=_checkout, description="the checkout: katib/, kserve/, feature_repo/"
+    )
 
     s3_endpoint: str | None = Field(None, description="URL of an S3; unset: the embedded one")
     s3_access_key: str | None = Field(None, description="access key of s3_endpoint")

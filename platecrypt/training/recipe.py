@@ -150,9 +150,16 @@ def choose_image_size(images: Sequence[ImageRecord]) -> int:
     return next((s for s in IMAGE_SIZES if median * s >= SMALLEST_USEFUL_PX), IMAGE_SIZES[-1])
 
 
-def choose_steps(image_size: int) -> int:
-    """How many optimiser steps teach a model of that size from scratch: 480, or 800 above 320."""
-    return 480 if image_size <= IMAGE_SIZES[0] else 800
+def recipe_for(image_size: int) -> Recipe:
+    """What teaches a network of that input from scratch, before anything was searched for.
+
+    The defaults of `Recipe` are for small, simple pictures. Larger ones are photographs: with these
+    values 800 steps reached mAP50 0.7 on a ride that training had not seen, with the defaults they
+    did not come past 0.1 on the validation split.
+    """
+    if image_size <= IMAGE_SIZES[0]:
+        return Recipe(image_size=image_size)
+    return Recipe(image_size=image_size, steps=800, lr0=0.0017, mosaic=0.5)
 
 
 def _read(name: str, value: Any, kind: type[Any]) -> Any:

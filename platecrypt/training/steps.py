@@ -26,7 +26,7 @@ from platecrypt.training.evaluate import (
 from platecrypt.training.evaluate import evaluate as measure
 from platecrypt.training.export import agreement, export_onnx, write_threshold
 from platecrypt.training.gate import Thresholds, judge, load_gate_key, sign, verify_verdict
-from platecrypt.training.recipe import Recipe, choose_image_size, choose_steps
+from platecrypt.training.recipe import choose_image_size, recipe_for
 from platecrypt.training.report import to_html
 from platecrypt.training.train import EpochMetrics
 from platecrypt.training.train import train as run_training
@@ -42,6 +42,10 @@ class ConfusionArtifact(Artifact, Protocol):
 
     def log_confusion_matrix(self, categories: list[str], matrix: list[list[int]]) -> None:
         """Rows are the truth, columns what was said."""
+
+
+LEAST_LEARNED = 0.01
+"""mAP50-95 under which a trial has learned nothing."""
 
 
 @step
@@ -60,13 +64,13 @@ def train(
 ) -> None:
     """Train, export to ONNX, and insist that both models see the same."""
     dataset, selected = load_manifest(manifest), load_training_set(training_set)
-    tuned: dict[str, Any] = json.loads(Path(best.path).read_text())["parameters"]
+    tuned = _tuned(Path(best.path))
     values: dict[str, Any] = {"seed": seed}
     start_from = _earlier_weights(settings, pretrained) if pretrained.isdigit() else None
     values = {**values, "pretrained": "never" if start_from else pretrained}
-    size = image_size or choose_image_size(dataset.split("train"))
-    values |= {"image_size": size, "steps": training_steps or choose_steps(size)}
-    recipe = Recipe().with_values({**tuned, **values})
+    recipe = recipe_for(image_size or choose_image_size(dataset.split("train")))
+    values |= {"steps": training_steps} if training_steps else {}
+    recipe = recipe.with_values({**tuned, **values})
     folder = _local_copy(settings, dataset, selected)
     out = Path(model.path)
     out.mkdir(parents=True, exist_ok=True)
@@ -124,6 +128,20 @@ def train(
             "image_size": result.image_size,
         },
     )
+
+
+def _tuned(best: Path) -> dict[str, Any]:
+    """The parameters that the search found; none where no trial learned anything.
+
+    Short trials on hard pictures all end near zero: which of them is best then is chance.
+    """
+    found: dict[str, Any] = json.loads(best.read_text())
+    parameters: dict[str, Any] = found["parameters"]
+    value = (found.get("search") or {}).get("best_value")
+    if parameters and value is not None and value < LEAST_LEARNED:
+        say(f"no trial learned anything (best {value:.3f}): the recipe for the size is used")
+        return {}
+    return parameters
 
 
 def _choose_threshold(onnx: Path, dataset: Manifest, folder: YoloFolder) -> float:

@@ -1,12 +1,15 @@
 """The recipe counts in steps, refuses what would break a training, and picks an image size."""
 
+import json
 import math
+from pathlib import Path
 
 import pytest
 
 from platecrypt.datasets.manifest import ImageRecord, Plate
 from platecrypt.errors import BadInputError
-from platecrypt.training.recipe import BOUNDS, Recipe, choose_image_size, choose_steps
+from platecrypt.training.recipe import BOUNDS, Recipe, choose_image_size, recipe_for
+from platecrypt.training.steps import _tuned
 
 
 def image(width: int, height: int, *plate_widths: float) -> ImageRecord:
@@ -71,5 +74,21 @@ def test_the_smaller_size_is_chosen_while_the_median_plate_keeps_32_px() -> None
     assert choose_image_size([image(640, 480)]) == 640
 
 
-def test_larger_pictures_are_given_more_steps() -> None:
-    assert (choose_steps(320), choose_steps(640)) == (480, 800)
+def test_larger_pictures_are_taught_otherwise() -> None:
+    small, large = recipe_for(320), recipe_for(640)
+    assert (small.steps, small.mosaic) == (Recipe().steps, Recipe().mosaic)
+    assert (large.image_size, large.steps, large.mosaic) == (640, 800, 0.5)
+
+
+@pytest.mark.parametrize(
+    ("value", "kept"), [(0.25, True), (0.01, True), (0.0024, False), (None, True)]
+)
+def test_what_a_search_found_without_learning_is_not_believed(
+    tmp_path: Path, value: float | None, kept: bool
+) -> None:
+    best = tmp_path / "best"
+    search = {"best_value": value}
+    best.write_text(json.dumps({"parameters": {"lr0": "0.1"}, "search": search}))
+    assert _tuned(best) == ({"lr0": "0.1"} if kept else {})
+    best.write_text(json.dumps({"parameters": {}, "search": None}))
+    assert _tuned(best) == {}
