@@ -249,7 +249,7 @@ def test_every_line_of_the_readme_does_what_it_says(
         (tmp_path / name).symlink_to(ROOT / name)
     readme = (ROOT / "README.md").read_text()
     blocks = re.findall(r"<!-- test: needs the endpoint -->\n```(\w+)\n(.*?)```", readme, re.DOTALL)
-    assert len(blocks) == 7
+    assert len(blocks) == 8
     env = {**workplace.environment, "PLATECRYPT_ROOT": str(ROOT)}
     for language, text in blocks:
         script = text.replace(":8080/", f":{workplace.port}/")
