@@ -15,7 +15,7 @@ import typer
 from typer.exceptions import TyperException
 
 from platecrypt import __version__
-from platecrypt.commands import audit, keys, pictures, serve
+from platecrypt.commands import audit, keys, pictures, serve, tune
 from platecrypt.commands.shared import (
     AsJson,
     load_keyring,
@@ -148,6 +148,7 @@ app.command()(pictures.inspect)
 app.command()(pictures.reseal)
 app.add_typer(keys.app, name="keys")
 app.add_typer(audit.app, name="audit")
+app.command()(tune.tune)
 app.command()(serve.serve)
 app.command()(serve.quantize)
 

@@ -2,97 +2,123 @@
 
 The custom resource's schema and the published models accept an Experiment that can never run (a
 parameter that nobody defined, a placeholder without a value); a cluster's webhook refuses it, one
-error at a time. Here every error is collected and named by its field path.
+error at a time. Here every error is collected and named by its field path, with what to write
+instead.
 """
 
-import copy
-import json
-import math
 import re
 from collections.abc import Iterator
 from typing import Any
 
-ALGORITHMS = (
-    "random",
-    "grid",
-    "tpe",
-    "multivariate-tpe",
-    "bayesianoptimization",
-    "hyperband",
-    "cmaes",
-    "sobol",
-    "pbt",
-)
+from platecrypt.tuning.algorithms import setting_problems
+from platecrypt.tuning.checks_template import template_problems
+from platecrypt.tuning.fields import integer, items, mapping, number, rows, text
+
 STRATEGIES = ("min", "max", "latest")
 RESUME_POLICIES = ("Never", "LongRunning", "FromVolume")
 DISTRIBUTIONS = ("uniform", "logUniform", "normal", "logNormal")
+LISTED, RANGED = ("discrete", "categorical"), ("int", "double")
+FILE_FORMATS = ("TEXT", "JSON")
+# Collector -> what its source.fileSystemPath is, None where it has none.
+COLLECTORS: dict[str, str | None] = {
+    "StdOut": None,
+    "File": "File",
+    "TensorFlowEvent": "Directory",
+    "PrometheusMetric": None,
+    "Custom": None,
+    "Push": None,
+    "None": None,
+}
 NAME = re.compile(r"[a-z]([-a-z0-9]*[a-z0-9])?")
 LONGEST_NAME = 40
-PLACEHOLDER = re.compile(r"\$\{trialParameters\.([^}]*)\}")
+
+
+def problems(document: dict[str, Any]) -> list[str]:
+    """Everything that is wrong with an Experiment; empty where it is right."""
+    shape = list(shape_problems(document))
+    # A field of the wrong type is told once.
+    told = tuple(problem.split(":")[0] for problem in shape)
+    meaning = (p for p in meaning_problems(document) if not (told and p.startswith(told)))
+    return [*shape, *meaning]
 
 
 def shape_problems(document: dict[str, Any]) -> Iterator[str]:
-    """Wrong types and unknown fields, by the published models; none when the shape is right."""
+    """Wrong types and unknown fields, by the published models."""
     from kubeflow_katib_api.models.v1beta1_experiment import V1beta1Experiment
+    from pydantic import ValidationError
 
-    try:
-        model = V1beta1Experiment.from_dict(copy.deepcopy(document))
-    except (ValueError, TypeError, AttributeError, KeyError) as error:
-        errors: list[dict[str, Any]] = getattr(error, "errors", list)()
-        if not errors:
-            yield f"it has the wrong shape ({str(error).splitlines()[0]})"
-        for item in errors:
-            yield f"{'.'.join(str(part) for part in item['loc'])}: {item['msg']}"
-        return
-    known = model.to_dict() if model else {}
     for part in ("metadata", "spec"):
-        if not isinstance(document.get(part), dict):
+        if part not in document:
             yield f"{part} is missing"
-    yield from _unknown(document, known, "")
+    try:
+        V1beta1Experiment.model_validate(document)
+    except ValidationError as error:
+        for item in error.errors():
+            yield f"{_path(item['loc'])}: {item['msg']}, not {item['input']!r:.60}"
+    yield from _unknown(document, V1beta1Experiment, "")
 
 
-def _unknown(given: Any, known: Any, path: str) -> Iterator[str]:
-    """Fields that the models dropped: a misspelt name would be ignored in silence."""
-    if path.startswith(".spec.trialTemplate.trialSpec"):
-        return
-    if isinstance(given, dict):
-        for name, value in given.items():
-            if value is None:
-                continue
-            if not isinstance(known, dict) or name not in known:
-                if value not in ({}, []):
-                    yield f"{path.lstrip('.')}{'.' if path else ''}{name}: no such field"
-                continue
-            yield from _unknown(value, known[name], f"{path}.{name}")
-    elif isinstance(given, list):
-        for index, item in enumerate(given):
-            if isinstance(known, list) and index < len(known):
-                yield from _unknown(item, known[index], f"{path}[{index}]")
+def _path(parts: tuple[int | str, ...]) -> str:
+    made = ""
+    for part in parts:
+        made += f"[{part}]" if isinstance(part, int) else f".{part}" if made else str(part)
+    return made
+
+
+def _unknown(given: dict[str, Any], model: Any, path: str) -> Iterator[str]:
+    """Fields that the models do not have: a misspelt name would be ignored in silence."""
+    known = {field.alias or name: field for name, field in model.model_fields.items()}
+    for name, value in given.items():
+        where = f"{path}.{name}" if path else str(name)
+        if name not in known:
+            yield f"{where}: no such field; there are {', '.join(known)}"
+            continue
+        inner = _model_of(known[name].annotation)
+        if inner is None:
+            continue
+        if isinstance(value, dict):
+            yield from _unknown(value, inner, where)
+        for index, row in rows(value):
+            yield from _unknown(row, inner, f"{where}[{index}]")
+
+
+def _model_of(annotation: Any) -> Any:
+    """The model inside an annotation such as `list[Model] | None`, or None."""
+    import typing
+
+    from pydantic import BaseModel
+
+    if isinstance(annotation, type) and issubclass(annotation, BaseModel):
+        return annotation
+    if typing.get_origin(annotation) is dict:
+        return None
+    found = (_model_of(part) for part in typing.get_args(annotation))
+    return next((model for model in found if model), None)
 
 
 def meaning_problems(document: dict[str, Any]) -> Iterator[str]:
-    """What is wrong with an Experiment of the right shape, each with its field path."""
-    spec = document["spec"]
-    name = document["metadata"].get("name") or ""
+    """What is wrong with the meaning of an Experiment, each with its field path."""
+    spec = mapping(document.get("spec"))
+    name = text(mapping(document.get("metadata")).get("name"))
     if not NAME.fullmatch(name) or len(name) > LONGEST_NAME:
         yield (
             f"metadata.name {name!r}: at most {LONGEST_NAME} lower-case letters, digits and "
             "dashes, beginning with a letter"
         )
-    algorithm = (spec.get("algorithm") or {}).get("algorithmName")
-    if algorithm not in ALGORITHMS:
-        yield f"spec.algorithm.algorithmName {algorithm!r}: one of {', '.join(ALGORITHMS)}"
-    yield from _wrong_objective(spec.get("objective") or {})
+    yield from setting_problems(spec)
+    yield from _wrong_objective(mapping(spec.get("objective")))
     yield from _wrong_counts(spec)
-    for index, parameter in enumerate(spec.get("parameters") or []):
+    for index, parameter in rows(spec.get("parameters")):
         yield from _wrong_parameter(parameter, f"spec.parameters[{index}]")
-    names = [parameter.get("name") for parameter in spec.get("parameters") or []]
+    names = [str(parameter.get("name")) for _, parameter in rows(spec.get("parameters"))]
+    if "nasConfig" in spec:
+        yield "spec.nasConfig: a search for network architectures is not run; give parameters"
     if not names:
         yield "spec.parameters: at least one is needed"
-    for repeated in sorted({str(n) for n in names if names.count(n) > 1}):
+    for repeated in sorted({name for name in names if names.count(name) > 1}):
         yield f"spec.parameters: {repeated!r} stands there twice"
-    yield from _wrong_collector(spec.get("metricsCollectorSpec") or {})
-    yield from _wrong_template(spec.get("trialTemplate") or {}, {str(n) for n in names})
+    yield from _wrong_collector(mapping(spec.get("metricsCollectorSpec")))
+    yield from template_problems(mapping(spec.get("trialTemplate")), set(names))
     if (policy := spec.get("resumePolicy", "Never")) not in RESUME_POLICIES:
         yield f"spec.resumePolicy {policy!r}: one of {', '.join(RESUME_POLICIES)}"
 
@@ -102,26 +128,35 @@ def _wrong_objective(objective: dict[str, Any]) -> Iterator[str]:
     if objective.get("type") not in ("maximize", "minimize"):
         yield f"{where}.type {objective.get('type')!r}: maximize or minimize"
     metric = objective.get("objectiveMetricName")
-    additional = objective.get("additionalMetricNames") or []
+    additional = items(objective.get("additionalMetricNames"))
     if not metric:
-        yield f"{where}.objectiveMetricName is missing"
+        yield f"{where}.objectiveMetricName is missing: the name of the metric that counts"
     if metric in additional:
         yield f"{where}.additionalMetricNames: the objective {metric!r} does not belong there"
-    for strategy in objective.get("metricStrategies") or []:
+    for repeated in sorted({str(name) for name in additional if additional.count(name) > 1}):
+        yield f"{where}.additionalMetricNames: {repeated!r} stands there twice"
+    if "goal" in objective and number(objective["goal"]) is None:
+        yield f"{where}.goal {objective['goal']!r}: a finite number, or left out"
+    seen: list[object] = []
+    for index, strategy in rows(objective.get("metricStrategies")):
+        place = f"{where}.metricStrategies[{index}]"
         if strategy.get("value") not in STRATEGIES:
-            yield f"{where}.metricStrategies {strategy.get('value')!r}: {', '.join(STRATEGIES)}"
+            yield f"{place}.value {strategy.get('value')!r}: one of {', '.join(STRATEGIES)}"
         if strategy.get("name") not in [metric, *additional]:
-            yield f"{where}.metricStrategies: no metric is named {strategy.get('name')!r}"
+            yield f"{place}.name: no metric is named {strategy.get('name')!r}"
+        if strategy.get("name") in seen:
+            yield f"{place}.name: {strategy.get('name')!r} stands there twice"
+        seen.append(strategy.get("name"))
 
 
 def _wrong_counts(spec: dict[str, Any]) -> Iterator[str]:
-    most = spec.get("maxTrialCount")
+    most = integer(spec.get("maxTrialCount"))
     for name, least in (
         ("maxTrialCount", 1),
         ("parallelTrialCount", 1),
         ("maxFailedTrialCount", 0),
     ):
-        value = spec.get(name)
+        value = integer(spec.get(name))
         if value is not None and value < least:
             yield f"spec.{name} {value}: at least {least}"
         if value is not None and most is not None and value > most:
@@ -129,50 +164,62 @@ def _wrong_counts(spec: dict[str, Any]) -> Iterator[str]:
 
 
 def _wrong_parameter(parameter: dict[str, Any], where: str) -> Iterator[str]:
-    kind, space = parameter.get("parameterType"), parameter.get("feasibleSpace") or {}
+    kind, space = parameter.get("parameterType"), mapping(parameter.get("feasibleSpace"))
     if not parameter.get("name"):
         yield f"{where}.name is missing"
-    if space.get("distribution", "uniform") not in DISTRIBUTIONS:
-        yield f"{where}.feasibleSpace.distribution {space['distribution']!r}: {DISTRIBUTIONS}"
-    if kind in ("discrete", "categorical"):
-        if not space.get("list") or {"min", "max", "step"} & space.keys():
-            yield f"{where}.feasibleSpace: a {kind} parameter has a list and no min, max or step"
-        elif kind == "discrete" and not all(map(_is_number, space["list"])):
-            yield f"{where}.feasibleSpace.list: a discrete parameter lists numbers"
-        return
-    if kind not in ("int", "double"):
+    where_space = f"{where}.feasibleSpace"
+    if (distribution := space.get("distribution", "uniform")) not in DISTRIBUTIONS:
+        yield f"{where_space}.distribution {distribution!r}: one of {', '.join(DISTRIBUTIONS)}"
+    if kind in LISTED:
+        yield from _wrong_list(str(kind), space, where_space)
+    elif kind in RANGED:
+        if "list" in space:
+            yield f"{where_space}.list: a list is for discrete and categorical parameters"
+        yield from _wrong_range(space, where_space, whole=kind == "int")
+    else:
         yield f"{where}.parameterType {kind!r}: int, double, discrete or categorical"
-        return
-    if "list" in space:
-        yield f"{where}.feasibleSpace: a list is for discrete and categorical parameters"
-    yield from _wrong_range(space, f"{where}.feasibleSpace", whole=kind == "int")
+
+
+def _wrong_list(kind: str, space: dict[str, Any], where: str) -> Iterator[str]:
+    listed = items(space.get("list"))
+    if not listed or {"min", "max", "step"} & space.keys():
+        yield f"{where}: a {kind} parameter has a list and no min, max or step"
+    elif kind == "discrete" and any(number(value) is None for value in listed):
+        yield f"{where}.list: a discrete parameter lists numbers; others are categorical"
+    for repeated in sorted({str(value) for value in listed if listed.count(value) > 1}):
+        yield f"{where}.list: {repeated!r} stands there twice"
+    if space.get("distribution", "uniform") != "uniform":
+        yield f"{where}.distribution: a list has none; take it out"
 
 
 def _wrong_range(space: dict[str, Any], where: str, *, whole: bool) -> Iterator[str]:
+    what = "a whole number as text" if whole else "a number as text"
+    found = {name: number(space.get(name), whole=whole) for name in ("min", "max", "step")}
     for name in ("min", "max", "step"):
-        value = space.get(name)
-        if (value is None and name != "step") or not _is_number(value or 0, whole=whole):
-            yield f"{where}.{name} {value!r}: a {'whole ' if whole else ''}number as text"
-            return
-    low, high = float(space["min"]), float(space["max"])
-    if low > high:
-        yield f"{where}: min {low} is above max {high}"
-    if space.get("distribution") in ("logUniform", "logNormal") and low <= 0:
-        yield f"{where}.min {low}: a logarithmic range begins above 0"
-    if space.get("step") is not None and float(space["step"]) <= 0:
-        yield f"{where}.step {space['step']}: above 0"
-
-
-def _is_number(value: object, *, whole: bool = False) -> bool:
-    try:
-        number = float(str(value))
-    except ValueError:
-        return False
-    return math.isfinite(number) and (not whole or number.is_integer())
+        if found[name] is None and (name != "step" or "step" in space):
+            yield f"{where}.{name} {space.get(name)!r}: {what}"
+    low, high, step = found["min"], found["max"], found["step"]
+    if low is not None and high is not None and low > high:
+        yield f"{where}: min {low:g} is above max {high:g}"
+    if space.get("distribution") in ("logUniform", "logNormal") and low is not None and low <= 0:
+        yield f"{where}.min {low:g}: a logarithmic range begins above 0"
+    if step is not None and step <= 0:
+        yield f"{where}.step {step:g}: above 0, or left out"
 
 
 def _wrong_collector(spec: dict[str, Any]) -> Iterator[str]:
     where = "spec.metricsCollectorSpec"
+    kind = mapping(spec.get("collector")).get("kind", "StdOut")
+    if not isinstance(kind, str) or kind not in COLLECTORS:
+        yield f"{where}.collector.kind {kind!r}: one of {', '.join(COLLECTORS)}"
+        return
+    source = mapping(spec.get("source"))
+    place = mapping(source.get("fileSystemPath"))
+    yield from _wrong_file(kind, place, f"{where}.source.fileSystemPath")
+    if place.get("format") == "JSON" and "filter" in source:
+        yield f"{where}.source.filter: a JSON file has none; take it out"
+    if kind == "Custom" and not mapping(spec.get("collector")).get("customCollector"):
+        yield f"{where}.collector.customCollector is missing: the container that collects"
     for rule in filters_of(spec):
         try:
             groups = re.compile(rule, re.ASCII).groups
@@ -183,52 +230,24 @@ def _wrong_collector(spec: dict[str, Any]) -> Iterator[str]:
             yield f"{where}.source.filter {rule!r}: needs two groups, name and value"
 
 
+def _wrong_file(kind: str, place: dict[str, Any], where: str) -> Iterator[str]:
+    expected = COLLECTORS[kind]
+    if expected is None:
+        if place and kind != "Custom":
+            yield f"{where}: the collector {kind} reads no file; take it out"
+        return
+    if place.get("kind", expected) != expected:
+        yield f"{where}.kind {place.get('kind')!r}: {expected} for the collector {kind}"
+    path = place.get("path", "/")
+    if not text(path).startswith("/"):
+        yield f"{where}.path {path!r}: an absolute path in the container"
+    if kind == "File" and place.get("format", "TEXT") not in FILE_FORMATS:
+        yield f"{where}.format {place.get('format')!r}: one of {', '.join(FILE_FORMATS)}"
+    if kind != "File" and place.get("format"):
+        yield f"{where}.format {place.get('format')!r}: only the collector File has one"
+
+
 def filters_of(collector: dict[str, Any]) -> list[str]:
     """The filters of a `metricsCollectorSpec`, none where it leaves them out."""
-    source = collector.get("source") or {}
-    return list((source.get("filter") or {}).get("metricsFormat") or [])
-
-
-def _wrong_template(template: dict[str, Any], names: set[str]) -> Iterator[str]:
-    where = "spec.trialTemplate"
-    declared: dict[str, str] = {}
-    for index, item in enumerate(template.get("trialParameters") or []):
-        declared[str(item.get("name"))] = str(item.get("reference"))
-        if item.get("reference") not in names:
-            yield (
-                f"{where}.trialParameters[{index}].reference {item.get('reference')!r}: no "
-                "parameter has that name"
-            )
-    trial = template.get("trialSpec")
-    if not isinstance(trial, dict):
-        yield f"{where}.trialSpec is missing"
-        return
-    metadata = trial.get("metadata") or {}
-    for name in ("name", "namespace"):
-        if name in metadata:
-            yield f"{where}.trialSpec.metadata.{name}: Katib sets it, take it out"
-    used = set(PLACEHOLDER.findall(json.dumps(trial)))
-    for name in sorted(used - declared.keys()):
-        yield f"{where}.trialSpec: ${{trialParameters.{name}}} is not among trialParameters"
-    for name in sorted(declared.keys() - used):
-        yield f"{where}.trialParameters: {name!r} is used nowhere in trialSpec"
-    yield from _wrong_container(template, trial, where)
-
-
-def _wrong_container(template: dict[str, Any], trial: dict[str, Any], where: str) -> Iterator[str]:
-    primary = template.get("primaryContainerName")
-    try:
-        containers = trial["spec"]["template"]["spec"]["containers"]
-        names = [container["name"] for container in containers]
-    except (KeyError, TypeError):
-        yield f"{where}.trialSpec.spec.template.spec.containers is missing"
-        return
-    if primary not in names:
-        yield f"{where}.primaryContainerName {primary!r}: containers are {', '.join(names)}"
-        return
-    container = containers[names.index(primary)]
-    for part in ("command", "args"):
-        if not all(isinstance(word, str) for word in container.get(part) or []):
-            yield f"{where}.trialSpec: {part} of {primary} holds something that is no text"
-    if not container.get("command"):
-        yield f"{where}.trialSpec: {primary} needs a command (what its image runs is unknown here)"
+    found = mapping(mapping(collector.get("source")).get("filter")).get("metricsFormat")
+    return [rule for rule in items(found) if isinstance(rule, str)]

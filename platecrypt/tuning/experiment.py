@@ -8,7 +8,7 @@ import copy
 import hashlib
 import json
 import math
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Literal
@@ -16,13 +16,18 @@ from typing import Any, Literal
 import yaml
 
 from platecrypt.errors import BadInputError
-from platecrypt.tuning.checks import filters_of, meaning_problems, shape_problems
+from platecrypt.tuning.algorithms import settings_of
+from platecrypt.tuning.checks import filters_of, problems
+from platecrypt.tuning.checks_template import PLACEHOLDER
 
 API_VERSION, KIND = "kubeflow.org/v1beta1", "Experiment"
 # Katib's default rule of the StdOut and File collectors: name=value, twice grouped.
 DEFAULT_FILTER = r"([\w|-]+)\s*=\s*([+-]?\d*(\.\d+)?([Ee][+-]?\d+)?)"
 LARGEST = 1024 * 1024
 DEFAULT_PARALLEL = 3  # Katib's own default
+DEFAULT_FILE = "/var/log/katib/metrics.log"
+GPU = "nvidia.com/gpu"
+RESTARTABLE = ("LongRunning", "FromVolume")
 
 ParameterType = Literal["int", "double", "discrete", "categorical"]
 
@@ -89,8 +94,10 @@ class Container:
         name, image: as in the template.
         command, args: with placeholders.
         env: plain values.
-        required_refs: secrets and config maps without which it cannot start; text for messages.
+        required_env: variables taken from a secret or config map, without which it cannot start.
+        required_env_from: secrets and config maps that are taken as a whole.
         working_dir: or "" for the image's own.
+        gpus: how many it asks for.
     """
 
     name: str
@@ -98,8 +105,35 @@ class Container:
     command: tuple[str, ...]
     args: tuple[str, ...]
     env: dict[str, str]
-    required_refs: tuple[str, ...]
+    required_env: tuple[str, ...]
+    required_env_from: tuple[str, ...]
     working_dir: str
+    gpus: int
+
+
+@dataclass(frozen=True)
+class Collector:
+    """How a trial's metrics are read.
+
+    Attributes:
+        kind: Katib's name: StdOut, File, ...
+        path: of the file that the collector File reads, as the container sees it; else "".
+        format: "TEXT" or "JSON".
+        filters: regular expressions that find name and value in a line of text.
+    """
+
+    kind: str
+    path: str
+    format: str
+    filters: tuple[str, ...]
+
+
+@dataclass(frozen=True)
+class EarlyStopping:
+    """When a trial is ended before its time: Katib's name of the rule, and its settings."""
+
+    algorithm: str
+    settings: dict[str, str]
 
 
 @dataclass(frozen=True)
@@ -115,9 +149,11 @@ class Experiment:
         max_failed: so many failed trials end the Experiment as failed; None: never.
         parallel_trials: at most so many at once.
         container: what a trial runs.
-        trial_parameters: placeholder -> parameter.
-        metrics_filter: regular expressions that find name and value in a line of output.
+        trial_parameters: placeholder -> parameter, or what it says about the trial.
+        collector: how its metrics are read.
+        early_stopping: or None.
         retain: whether a trial's files stay.
+        resume_policy: "Never", "LongRunning" or "FromVolume".
         document: the resource as it was read.
     """
 
@@ -131,17 +167,20 @@ class Experiment:
     parallel_trials: int
     container: Container
     trial_parameters: dict[str, str]
-    metrics_filter: tuple[str, ...]
+    collector: Collector
+    early_stopping: EarlyStopping | None
     retain: bool
+    resume_policy: str
     document: dict[str, Any]
 
     @property
     def digest(self) -> str:
-        """SHA-256 of what decides the search; the counts may change between two runs of it."""
+        """SHA-256 of what decides the search; counts and resume policy may change between runs."""
         document = copy.deepcopy(self.document)
         for name in ("maxTrialCount", "maxFailedTrialCount", "parallelTrialCount"):
             document["spec"].pop(name, None)
         document.pop("status", None)
+        document["spec"].pop("resumePolicy", None)
         text = json.dumps(document, sort_keys=True, separators=(",", ":"))
         return hashlib.sha256(text.encode()).hexdigest()
 
@@ -187,10 +226,66 @@ class Experiment:
         ]
         return parse_experiment(document)
 
+    def with_fixed(self, values: Mapping[str, str]) -> "Experiment":
+        """A copy that no longer searches some parameters: they have these values.
+
+        Raises:
+            BadInputError: no such parameter, or nothing is left to search.
+        """
+        known = {parameter.name for parameter in self.parameters}
+        if unknown := sorted(values.keys() - known):
+            raise BadInputError(f"experiment {self.name} has no parameter {', '.join(unknown)}")
+        filled = {
+            name: values[reference]
+            for name, reference in self.trial_parameters.items()
+            if reference in values
+        }
+        document = copy.deepcopy(self.document)
+        spec, template = document["spec"], document["spec"]["trialTemplate"]
+        spec["parameters"] = [p for p in spec["parameters"] if p["name"] not in values]
+        template["trialParameters"] = [
+            item for item in template["trialParameters"] if item["name"] not in filled
+        ]
+        template["trialSpec"] = _fill(template["trialSpec"], filled)
+        return parse_experiment(document)
+
+    def with_name(self, name: str) -> "Experiment":
+        """A copy with another name."""
+        document = copy.deepcopy(self.document)
+        document["metadata"]["name"] = name
+        return parse_experiment(document)
+
     def to_yaml(self) -> str:
         """The resource as YAML."""
         text: str = yaml.safe_dump(self.document, sort_keys=False)
         return text
+
+
+class InvalidExperimentError(BadInputError):
+    """An Experiment with mistakes.
+
+    Attributes:
+        problems: one text a mistake: the field's path, what stands there, what should.
+    """
+
+    def __init__(self, where: str, problems: Sequence[str]) -> None:
+        super().__init__(f"{where}: {'; '.join(problems)}")
+        self.problems = tuple(problems)
+
+
+class _Strict(yaml.SafeLoader):  # type: ignore[misc]
+    """Refuses a key that stands twice in a mapping; a cluster's strict validation does, too."""
+
+    def construct_mapping(self, node: Any, deep: bool = False) -> dict[Any, Any]:
+        seen: set[Any] = set()
+        for key, _ in node.value:
+            if key.value in seen:
+                raise yaml.MarkedYAMLError(
+                    problem=f"line {key.start_mark.line + 1}: {key.value!r} stands there twice"
+                )
+            seen.add(key.value)
+        found: dict[Any, Any] = super().construct_mapping(node, deep)
+        return found
 
 
 def load_experiment(path: Path) -> Experiment:
@@ -203,7 +298,7 @@ def load_experiment(path: Path) -> Experiment:
     try:
         if path.stat().st_size > LARGEST:
             raise BadInputError(f"{path} is larger than {LARGEST} bytes: no Experiment")
-        document = yaml.safe_load(path.read_text())
+        document = yaml.load(path.read_text(), Loader=_Strict)  # noqa: S506 - a safe loader
     except OSError as error:
         raise BadInputError(f"experiment {path}: {error.strerror}") from None
     except (yaml.YAMLError, UnicodeDecodeError) as error:
@@ -220,10 +315,19 @@ def parse_experiment(document: object, *, where: str = "experiment") -> Experime
         KIND,
     ):
         raise BadInputError(f"{where} is no {KIND} of {API_VERSION}")
-    problems = list(shape_problems(document)) or list(meaning_problems(document))
-    if problems:
-        raise BadInputError(f"{where}: {'; '.join(problems)}")
-    return _build(document)
+    given: dict[str, Any] = _without_nulls(document)
+    if wrong := problems(given):
+        raise InvalidExperimentError(where, wrong)
+    return _build(given)
+
+
+def _without_nulls(part: Any) -> Any:
+    """As Kubernetes reads it: a field that is null is a field that is not there."""
+    if isinstance(part, dict):
+        return {key: _without_nulls(value) for key, value in part.items() if value is not None}
+    if isinstance(part, list):
+        return [_without_nulls(value) for value in part]
+    return part
 
 
 def _build(document: dict[str, Any]) -> Experiment:
@@ -233,9 +337,7 @@ def _build(document: dict[str, Any]) -> Experiment:
     return Experiment(
         name=document["metadata"]["name"],
         algorithm=algorithm["algorithmName"],
-        algorithm_settings={
-            item["name"]: item["value"] for item in algorithm.get("algorithmSettings") or []
-        },
+        algorithm_settings=settings_of(algorithm),
         objective=_objective(spec["objective"]),
         parameters=tuple(_parameter(item) for item in spec["parameters"]),
         max_trials=spec.get("maxTrialCount"),
@@ -246,10 +348,10 @@ def _build(document: dict[str, Any]) -> Experiment:
         ),
         container=_container(template),
         trial_parameters={i["name"]: i["reference"] for i in template["trialParameters"]},
-        metrics_filter=tuple(
-            filters_of(spec.get("metricsCollectorSpec") or {}) or [DEFAULT_FILTER]
-        ),
+        collector=_collector(spec.get("metricsCollectorSpec") or {}),
+        early_stopping=_early_stopping(spec.get("earlyStopping")),
         retain=bool(template.get("retain", False)),
+        resume_policy=spec.get("resumePolicy", "Never"),
         document=document,
     )
 
@@ -266,6 +368,21 @@ def _objective(raw: dict[str, Any]) -> Objective:
         additional=tuple(metrics[1:]),
         strategies={name: given.get(name, extreme) for name in metrics},
     )
+
+
+def _collector(raw: dict[str, Any]) -> Collector:
+    kind = (raw.get("collector") or {}).get("kind", "StdOut")
+    place = (raw.get("source") or {}).get("fileSystemPath") or {}
+    return Collector(
+        kind=kind,
+        path=place.get("path", DEFAULT_FILE) if kind == "File" else "",
+        format=place.get("format", "TEXT"),
+        filters=tuple(filters_of(raw) or [DEFAULT_FILTER]),
+    )
+
+
+def _early_stopping(raw: dict[str, Any] | None) -> EarlyStopping | None:
+    return EarlyStopping(raw["algorithmName"], settings_of(raw)) if raw else None
 
 
 def _parameter(raw: dict[str, Any]) -> Parameter:
@@ -287,22 +404,42 @@ def _container(template: dict[str, Any]) -> Container:
     containers = template["trialSpec"]["spec"]["template"]["spec"]["containers"]
     raw = next(c for c in containers if c["name"] == template["primaryContainerName"])
     env: dict[str, str] = {}
-    refs: list[str] = []
+    required: list[str] = []
     for item in raw.get("env") or []:
         if "valueFrom" not in item:
             env[item["name"]] = str(item.get("value", ""))
-        elif not any(source.get("optional") for source in item["valueFrom"].values()):
-            refs.append(item["name"])
-    for item in raw.get("envFrom") or []:
-        for kind, source in item.items():
-            if isinstance(source, dict) and not source.get("optional"):
-                refs.append(f"{kind} {source.get('name')}")
+        elif not _optional(item["valueFrom"]):
+            required.append(item["name"])
+    whole = [
+        str(source.get("name"))
+        for item in raw.get("envFrom") or []
+        for source in item.values()
+        if isinstance(source, dict) and not source.get("optional")
+    ]
+    limits = (raw.get("resources") or {}).get("limits") or {}
     return Container(
         name=raw["name"],
         image=str(raw.get("image", "")),
         command=tuple(raw["command"]),
         args=tuple(raw.get("args") or []),
         env=env,
-        required_refs=tuple(refs),
+        required_env=tuple(required),
+        required_env_from=tuple(whole),
         working_dir=str(raw.get("workingDir", "")),
+        gpus=int(limits.get(GPU, 0)),
     )
+
+
+def _optional(value_from: dict[str, Any]) -> bool:
+    return any(isinstance(s, dict) and s.get("optional") for s in value_from.values())
+
+
+def _fill(part: Any, values: Mapping[str, str]) -> Any:
+    """A trial spec with some of its placeholders filled."""
+    if isinstance(part, dict):
+        return {key: _fill(value, values) for key, value in part.items()}
+    if isinstance(part, list):
+        return [_fill(value, values) for value in part]
+    if not isinstance(part, str):
+        return part
+    return PLACEHOLDER.sub(lambda m: values.get(m.group(1), m.group(0)), part)

@@ -5,36 +5,62 @@ own rule, and the Experiment's own counts and goal end the search. Its memory is
 the work dir: whoever kills the engine loses the running trials and nothing else.
 """
 
-import contextlib
 import os
 import shutil
-import signal
-import subprocess
 import time
-from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass, replace
+from collections.abc import Mapping, Sequence
+from dataclasses import asdict, dataclass, replace
 from datetime import UTC, datetime
 from pathlib import Path
-from typing import IO, Any
+from typing import Any
 
-import psutil
-import yaml
-
-from platecrypt.errors import UnavailableError
-from platecrypt.processes import file_lock, last_lines, stop_tree
+from platecrypt.errors import BadInputError, UnavailableError
+from platecrypt.processes import file_lock, last_lines
 from platecrypt.tuning import result as outcome
-from platecrypt.tuning.collector import StdOutCollector
-from platecrypt.tuning.command import build_command
-from platecrypt.tuning.experiment import Experiment
-from platecrypt.tuning.proposer import Proposer, refuse_unsupported
-from platecrypt.tuning.result import Condition, Observed, Status, Trial, TuningEvent, TuningResult
+from platecrypt.tuning.collector import Metric, make_collector
+from platecrypt.tuning.command import Supply, build_command
+from platecrypt.tuning.devices import VISIBLE, GpuPool, visible_gpus
+from platecrypt.tuning.experiment import RESTARTABLE, Experiment
+from platecrypt.tuning.process import TrialProcess, end_marked
+from platecrypt.tuning.proposer import EarlierResult, Proposer, refuse_unsupported
+from platecrypt.tuning.result import (
+    Condition,
+    EventHandler,
+    Observed,
+    Status,
+    Trial,
+    TuningEvent,
+    TuningResult,
+    best_of,
+    device_seconds,
+    write_result,
+)
+from platecrypt.tuning.samplers import proposals
+from platecrypt.tuning.stopping import make_stopper
 
 POLL_S = 0.02
-CHUNK = 1 << 20
 LONGEST_HISTORY = 1000
 SHOWN_LINES = 20
+LONGEST_MESSAGE = 4000
 FAILURES = ("Failed", "MetricsUnavailable")
-EventHandler = Callable[[TuningEvent], None]
+BEGAN, ENDED = "began", "ended"
+
+
+@dataclass(frozen=True)
+class Limits:
+    """What ends a call of the engine beside the Experiment itself.
+
+    Attributes:
+        device_hours: no trial starts that would not fit in, and what runs when they are spent
+            ends; None: no limit.
+        trials: so many new trials and no more; None: no limit.
+    """
+
+    device_hours: float | None = None
+    trials: int | None = None
+
+
+NO_LIMITS = Limits()
 
 
 @dataclass
@@ -43,12 +69,11 @@ class _Running:
 
     handle: Any
     trial: Trial
-    process: "subprocess.Popen[bytes]"
-    output: IO[bytes]
-    log: Path
+    process: TrialProcess
     folder: Path
-    collector: StdOutCollector
-    started: float
+    gpus: tuple[str, ...]
+    status: Status | None = None  # set when the engine ends it
+    message: str = ""
 
 
 class LocalTuner:
@@ -56,20 +81,34 @@ class LocalTuner:
 
     Args:
         environment: variables for every trial (settings, credentials); never written to disk.
+        sources: secrets and config maps whose variables stand in `environment` as a whole.
+        parallel: at most so many trials at once on this machine, whatever the Experiment says.
+        gpus: of this machine; None asks it.
         grace_s: how long an ended trial may take to go before it is killed, seconds.
     """
 
     def __init__(
-        self, environment: Mapping[str, str] | None = None, *, grace_s: float = 10.0
+        self,
+        environment: Mapping[str, str] | None = None,
+        *,
+        sources: Sequence[str] = (),
+        parallel: int | None = None,
+        gpus: Sequence[str] | None = None,
+        grace_s: float = 10.0,
     ) -> None:
-        self._environment = dict(environment or {})
-        self._grace_s = grace_s
+        self.supply = Supply(dict(environment or {}), tuple(sources))
+        self.grace_s = grace_s
+        self._parallel = parallel
+        self._gpus = gpus
 
     def run(
         self,
         experiment: Experiment,
         work_dir: Path,
         on_event: EventHandler = lambda event: None,
+        *,
+        earlier: Sequence[EarlierResult] = (),
+        limits: Limits = NO_LIMITS,
     ) -> TuningResult:
         """Run, or go on with, the search in `work_dir`.
 
@@ -80,28 +119,41 @@ class LocalTuner:
             experiment: what to search.
             work_dir: made if needed; one engine at a time.
             on_event: told of each trial that starts, prints the objective, ends.
+            earlier: results of another search that a new one begins with.
+            limits: what ends this call beside the Experiment.
 
         Raises:
             BadInputError: the Experiment asks for what this engine does not do, `work_dir` holds
-                another search, or another engine works in it.
+                another search, or another engine works in it; the search has ended and its
+                resume policy does not let it go on.
             UnavailableError: the disk is full or the study is damaged.
         """
         refuse_unsupported(experiment)
-        build_command(experiment, _example(experiment), self._environment)
-        work_dir.mkdir(parents=True, exist_ok=True)
+        build_command(experiment, _example(experiment), self.supply)
+        pool = self._pool(experiment)
+        at_once = min(
+            count
+            for count in (experiment.parallel_trials, self._parallel, pool.at_once)
+            if count is not None
+        )
         try:
+            work_dir.mkdir(parents=True, exist_ok=True)
             with file_lock(work_dir / "lock"):
+                proposer = Proposer(experiment, work_dir, earlier)
                 search = _Search(
-                    experiment, work_dir.absolute(), self._environment, self._grace_s, on_event
+                    self, experiment, work_dir.absolute(), proposer, pool, at_once, limits, on_event
                 )
                 found = search.run()
-                _write(work_dir / "result.json", found.to_json())
-                document = {**experiment.document, "status": found.status()}
-                _write(work_dir / "experiment.yaml", yaml.safe_dump(document, sort_keys=False))
+                write_result(found, work_dir)
         except OSError as error:
             raise UnavailableError(f"tuning in {work_dir} failed: {error}") from error
         on_event(TuningEvent("finished", found.conditions[-1].message))
         return found
+
+    def _pool(self, experiment: Experiment) -> GpuPool:
+        each = experiment.container.gpus
+        gpus = () if not each else visible_gpus() if self._gpus is None else self._gpus
+        return GpuPool(gpus, each)
 
 
 class _Search:
@@ -109,135 +161,190 @@ class _Search:
 
     def __init__(
         self,
+        tuner: LocalTuner,
         experiment: Experiment,
         work_dir: Path,
-        environment: Mapping[str, str],
-        grace_s: float,
+        proposer: Proposer,
+        pool: GpuPool,
+        at_once: int,
+        limits: Limits,
         on_event: EventHandler,
     ) -> None:
+        self.tuner = tuner
         self.experiment = experiment
-        self.folder = work_dir / "trials"
-        self.environment = environment
-        self.grace_s = grace_s
+        self.work_dir = work_dir
+        self.proposer = proposer
+        self.pool = pool
+        self.at_once = at_once
+        self.limits = limits
         self.on_event = on_event
         self.running: list[_Running] = []
-        self.proposer = Proposer(experiment, work_dir)
         self.began = time.monotonic()
-        self.began_at = _now()
-        for orphan in self.proposer.recover():
-            _end_orphan(int(orphan["pid"]), float(orphan["created"]), grace_s)
-        self.ended = self.proposer.trials()
+        end_marked(work_dir)
+        proposer.recover()
+        if proposer.recall(BEGAN) is None:
+            proposer.remember(BEGAN, _now())
+        self.ended = proposer.trials()
+        self.started = 0
+        self.stopper = make_stopper(experiment, proposer.study, self.ended)
 
     def run(self) -> TuningResult:
         """Start and follow trials until the Experiment ends; leave no process behind."""
+        verdict = self._verdict()
+        before = self.proposer.recall(ENDED)
+        if before and verdict:
+            return self._result(Condition(**before) if _same(before, verdict) else verdict)
+        if before:
+            self._refuse_restart(before)
         try:
-            while (verdict := self._verdict()) is None:
+            while verdict is None:
                 happened = self._start_next()
                 for one in list(self.running):
                     happened |= self._follow(one)
                 if not happened:
                     time.sleep(POLL_S)
+                verdict = self._verdict()
         finally:
-            for one in self.running:
-                stop_tree(one.process.pid, self.grace_s)
-            for one in list(self.running):
-                self._finish(one, "Killed", "the search ended before it")
+            self._end_all("the search ended before it")
+        lasting = verdict.reason != outcome.BUDGET_REACHED
+        self.proposer.remember(ENDED, asdict(verdict) if lasting else None)
         return self._result(verdict)
+
+    def _refuse_restart(self, before: Mapping[str, str]) -> None:
+        """Katib's rule: what ended by its counts may go on where the resume policy says so."""
+        policy = self.experiment.resume_policy
+        if before["reason"] != outcome.MAX_TRIALS_REACHED or policy not in RESTARTABLE:
+            raise BadInputError(
+                f"the search in {self.work_dir} has ended ({before['reason']}) and "
+                f"spec.resumePolicy is {policy}: one that reached maxTrialCount goes on with "
+                f"{' or '.join(RESTARTABLE)}; else use another work dir"
+            )
 
     def _verdict(self) -> Condition | None:
         """How the Experiment ended, or None; Katib's rules in Katib's order."""
-        best = _best(self.experiment, self.ended)
+        best = best_of(self.experiment, self.ended)
         value = best.value(self.experiment) if best else None
-        failed = sum(trial.status in FAILURES for trial in self.ended)
-        counts = sum(trial.status != "Killed" for trial in self.ended)
+        failed = [trial for trial in self.ended if trial.status in FAILURES]
+        counts = self._count()
         most, most_failed = self.experiment.max_trials, self.experiment.max_failed
         if value is not None and self.experiment.objective.reached(value):
-            return _succeeded(outcome.GOAL_REACHED, f"the goal is reached with {value:g}")
-        if most_failed is not None and failed and failed >= most_failed:
-            last = next(
-                t for t in reversed(self.ended) if t.status in ("Failed", "MetricsUnavailable")
-            )
-            text = f"{failed} trials failed; {last.name}: {last.message}"
-            return Condition("Failed", outcome.FAILED, text, _now())
+            return _condition(outcome.GOAL_REACHED, f"the goal is reached with {value:g}")
+        if most_failed is not None and failed and len(failed) >= most_failed:
+            text = f"{len(failed)} trials failed; {failed[-1].name}: {failed[-1].message}"
+            return _condition(outcome.FAILED, text)
         if most is not None and counts >= most:
-            return _succeeded(outcome.MAX_TRIALS_REACHED, f"{counts} trials have ended")
-        return None
+            return _condition(outcome.MAX_TRIALS_REACHED, f"{counts} trials have ended")
+        there_are = proposals(self.experiment)
+        if there_are is not None and counts >= there_are:
+            return _condition(outcome.SUGGESTION_END, f"all {there_are} points were tried")
+        return self._spent(best)
+
+    def _spent(self, best: Trial | None) -> Condition | None:
+        """Whether a limit of this call ends the search."""
+        if self.limits.trials is not None and self.started >= self.limits.trials:
+            if self.running:
+                return None
+            return _condition(outcome.BUDGET_REACHED, f"{self.started} new trials have ended")
+        hours = self.limits.device_hours
+        if hours is None:
+            return None
+        left = hours * 3600 - self._device_seconds()
+        if left > 0 and (self.running or self._fits(left)):
+            return None
+        text = f"{hours:g} device hours are spent, or what is left is too little for a trial"
+        reason = outcome.BUDGET_REACHED if best else outcome.FAILED
+        return _condition(reason, text)
+
+    def _device_seconds(self) -> float:
+        running = sum(one.process.seconds for one in self.running)
+        each = max(1, self.experiment.container.gpus)
+        return device_seconds(self.experiment, self.ended) + running * each
+
+    def _fits(self, left: float) -> bool:
+        """Whether one more trial fits in what is left; the first ones are let to find out."""
+        whole = [trial for trial in self.ended if trial.status == "Succeeded"]
+        if not whole:
+            return True
+        return left >= device_seconds(self.experiment, whole) / len(whole)
+
+    def _count(self) -> int:
+        """Trials that have ended; those that will be repeated do not count."""
+        return sum(trial.status != "Killed" for trial in self.ended)
 
     def _start_next(self) -> bool:
-        """Start one more trial if the counts allow it."""
-        counts = sum(trial.status != "Killed" for trial in self.ended) + len(self.running)
-        most = self.experiment.max_trials
-        if len(self.running) >= self.experiment.parallel_trials:
+        """Start one more trial if the counts and limits allow it."""
+        if len(self.running) >= self.at_once:
             return False
-        if most is not None and counts >= most:
+        counts = self._count() + len(self.running)
+        most = [self.experiment.max_trials, proposals(self.experiment)]
+        if any(count is not None and counts >= count for count in most):
             return False
+        if self.limits.trials is not None and self.started >= self.limits.trials:
+            return False
+        hours = self.limits.device_hours
+        if hours is not None and not self._fits(hours * 3600 - self._device_seconds()):
+            return False
+        self.started += 1
         self._start()
         return True
 
     def _start(self) -> None:
         handle, trial = self.proposer.ask()
-        folder = self.folder / trial.name
+        folder = self.work_dir / "trials" / trial.name
         folder.mkdir(parents=True, exist_ok=True)
-        log = folder / "output.log"
-        command = build_command(self.experiment, trial.parameters, self.environment)
-        env = {**os.environ, "OMP_NUM_THREADS": str(self._threads()), **command.env}
-        try:
-            with log.open("wb") as out:
-                process = subprocess.Popen(
-                    command.argv,
-                    stdin=subprocess.DEVNULL,
-                    stdout=out,
-                    stderr=subprocess.STDOUT,
-                    env=env,
-                    cwd=command.cwd or folder,
-                    start_new_session=True,
-                )
-        except (FileNotFoundError, PermissionError, NotADirectoryError) as error:
-            message = f"{command.argv[0]} cannot be started: {error.strerror}"
-            trial = replace(trial, status="Failed", message=message)
-            self._settle(handle, trial)
-            return
-        one = _Running(
-            handle=handle,
-            trial=trial,
-            process=process,
-            output=log.open("rb"),
-            log=log,
-            folder=folder,
-            collector=StdOutCollector(
-                self.experiment.objective.metrics, self.experiment.metrics_filter
-            ),
-            started=time.monotonic(),
+        command = build_command(
+            self.experiment, trial.parameters, self.tuner.supply, trial=trial.name, folder=folder
         )
-        self.running.append(one)
-        with contextlib.suppress(psutil.NoSuchProcess):  # it may have ended already
-            self.proposer.started(handle, process.pid, psutil.Process(process.pid).create_time())
+        gpus = self.pool.take()
+        env = {"OMP_NUM_THREADS": str(self._threads())}
+        if gpus:
+            env[VISIBLE] = ",".join(gpus)
+        try:
+            process = TrialProcess(
+                command,
+                trial.name,
+                self.work_dir,
+                folder,
+                env,
+                make_collector(self.experiment.objective.metrics, self.experiment.collector),
+                from_file=bool(self.experiment.collector.path),
+            )
+        except (FileNotFoundError, PermissionError, NotADirectoryError) as error:
+            self.pool.give_back(gpus)
+            where = f" in {command.cwd}" if command.cwd else ""
+            message = f"{command.argv[0]} cannot be started{where}: {error.strerror}"
+            self._settle(handle, replace(trial, status="Failed", message=message))
+            return
+        self.running.append(_Running(handle, trial, process, folder, gpus))
         given = ", ".join(f"{name}={value}" for name, value in trial.parameters.items())
         self.on_event(TuningEvent("started", f"{trial.name}: {given}", trial))
 
     def _threads(self) -> int:
-        return max(1, len(os.sched_getaffinity(0)) // self.experiment.parallel_trials)
+        return max(1, len(os.sched_getaffinity(0)) // self.at_once)
 
     def _follow(self, one: _Running) -> bool:
-        """Read what a trial printed; settle it when it ended. Returns whether anything happened."""
-        code = one.process.poll()
-        data = one.output.read(CHUNK)
-        self._observe(one, one.collector.feed(data))
-        if code is None or len(data) == CHUNK:
-            return bool(data)
-        self._observe(one, one.collector.close())
+        """Read what a trial measured; settle it when it ended. Says whether anything happened."""
+        if one.process.ending:
+            if one.process.gone():
+                self._finish(one, one.status or "Killed", one.message)
+                return True
+            return False
+        found, code = one.process.read()
+        self._observe(one, found)
+        if code is None or one.process.ending:
+            return bool(found)
+        shown = last_lines(one.process.log, SHOWN_LINES)[-LONGEST_MESSAGE:]
         if code != 0:
             how = f"ended by signal {-code}" if code < 0 else f"exit code {code}"
-            self._finish(one, "Failed", f"{how}: {last_lines(one.log, SHOWN_LINES)}")
+            self._finish(one, "Failed", f"{how}: {shown}")
         elif one.trial.value(self.experiment) is None:
             metric = self.experiment.objective.metric
-            text = f"{metric} was never printed: {last_lines(one.log, SHOWN_LINES)}"
-            self._finish(one, "MetricsUnavailable", text)
+            self._finish(one, "MetricsUnavailable", f"{metric} was never printed: {shown}")
         else:
             self._finish(one, "Succeeded", "")
         return True
 
-    def _observe(self, one: _Running, found: Any) -> None:
+    def _observe(self, one: _Running, found: Sequence[Metric]) -> None:
         metrics, history = dict(one.trial.metrics), list(one.trial.history)
         latest: float | None = None
         for name, value in found:
@@ -247,29 +354,44 @@ class _Search:
                 latest = value
                 if len(history) < LONGEST_HISTORY:
                     history.append(value)
-        if metrics:
+                    if self.stopper.should_stop(one.handle, history):
+                        self._stop_early(one, len(history))
+                        break
+        if found:
             one.trial = replace(one.trial, metrics=metrics, history=tuple(history))
         if latest is not None:
             text = f"{one.trial.name}: {self.experiment.objective.metric}={latest:g}"
             self.on_event(TuningEvent("metric", text, one.trial))
 
+    def _stop_early(self, one: _Running, step: int) -> None:
+        one.status, one.message = "EarlyStopped", f"stopped early at step {step}"
+        one.process.terminate(self.tuner.grace_s)
+
+    def _end_all(self, message: str) -> None:
+        """End what still runs; all at once, so that it takes one grace."""
+        for one in self.running:
+            if not one.process.ending:
+                one.process.terminate(self.tuner.grace_s)
+        while not all(one.process.gone() for one in self.running):
+            time.sleep(POLL_S)
+        for one in list(self.running):
+            self._finish(one, one.status or "Killed", one.message or message)
+
     def _finish(self, one: _Running, status: Status, message: str) -> None:
-        if one.process.poll() is None:
-            stop_tree(one.process.pid, self.grace_s)
-        # What a trial started and left behind lives in its process group.
-        with contextlib.suppress(ProcessLookupError, PermissionError):
-            os.killpg(one.process.pid, signal.SIGKILL)
-        one.output.close()
+        one.process.finish()
         self.running.remove(one)
-        seconds = round(time.monotonic() - one.started, 2)
-        trial = replace(one.trial, status=status, message=message, seconds=seconds)
+        self.pool.give_back(one.gpus)
+        seconds = round(one.process.seconds, 2)
         if not self.experiment.retain:
-            _keep_log_only(one.folder, one.log)
-        self._settle(one.handle, trial)
+            _keep_log_only(one.folder, one.process.log)
+        self._settle(
+            one.handle, replace(one.trial, status=status, message=message, seconds=seconds)
+        )
 
     def _settle(self, handle: Any, trial: Trial) -> None:
         self.proposer.ended(handle, trial)
         self.ended.append(trial)
+        self.stopper.finished(trial)
         value = trial.value(self.experiment)
         shown = "" if value is None else f", {self.experiment.objective.metric}={value:g}"
         why = f" ({trial.message})" if trial.message else ""
@@ -278,34 +400,30 @@ class _Search:
 
     def _result(self, verdict: Condition) -> TuningResult:
         trials = tuple(sorted(self.ended, key=lambda trial: trial.number))
-        best = _best(self.experiment, trials)
+        best = best_of(self.experiment, trials)
+        began = str(self.proposer.recall(BEGAN))
         return TuningResult(
             experiment=self.experiment,
             trials=trials,
             best=best,
             best_value=best.value(self.experiment) if best else None,
             conditions=(
-                Condition("Created", outcome.CREATED, "the search is created", self.began_at),
-                Condition("Running", outcome.RUNNING, "the search is running", self.began_at),
+                Condition("Created", outcome.CREATED, "the search is created", began),
+                Condition("Running", outcome.RUNNING, "the search is running", began),
                 verdict,
             ),
             seconds=round(time.monotonic() - self.began, 2),
+            earlier=self.proposer.earlier,
         )
 
 
-def _best(experiment: Experiment, trials: Sequence[Trial]) -> Trial | None:
-    """The best trial that succeeded, the earlier of two equal ones."""
-    best: Trial | None = None
-    best_value = 0.0
-    for trial in sorted(trials, key=lambda trial: trial.number):
-        value = trial.value(experiment) if trial.status == "Succeeded" else None
-        if value is not None and (best is None or experiment.objective.better(value, best_value)):
-            best, best_value = trial, value
-    return best
+def _condition(reason: str, message: str) -> Condition:
+    kind = "Failed" if reason == outcome.FAILED else "Succeeded"
+    return Condition(kind, reason, message, _now())
 
 
-def _succeeded(reason: str, message: str) -> Condition:
-    return Condition("Succeeded", reason, message, _now())
+def _same(before: Mapping[str, str], verdict: Condition) -> bool:
+    return (before["reason"], before["message"]) == (verdict.reason, verdict.message)
 
 
 def _now() -> str:
@@ -317,14 +435,6 @@ def _example(experiment: Experiment) -> dict[str, str]:
     return {p.name: p.choices[0] if p.choices else str(p.low) for p in experiment.parameters}
 
 
-def _end_orphan(pid: int, created: float, grace_s: float) -> None:
-    try:
-        if abs(psutil.Process(pid).create_time() - created) < 0.1:
-            stop_tree(pid, grace_s)
-    except psutil.NoSuchProcess:
-        return
-
-
 def _keep_log_only(folder: Path, log: Path) -> None:
     for path in folder.iterdir():
         if path == log:
@@ -333,9 +443,3 @@ def _keep_log_only(folder: Path, log: Path) -> None:
             shutil.rmtree(path, ignore_errors=True)
         else:
             path.unlink(missing_ok=True)
-
-
-def _write(path: Path, text: str) -> None:
-    temporary = path.with_name(f".{path.name}.tmp")
-    temporary.write_text(text)
-    temporary.replace(path)

@@ -1,202 +1,237 @@
 """Who proposes parameters: Optuna behind Katib's names, with its study in SQLite.
 
-The study is the memory of a search: parameters, states and what was measured. A sampler is made
-anew for each proposal, seeded by the search's seed and the trial's number, so a search that was
-interrupted goes on as if it had not been.
+The study is the memory of a search: parameters, states and what was measured.
 """
 
+import contextlib
 import json
-from collections.abc import Iterator, Mapping
-from dataclasses import asdict
+from collections.abc import Iterator, Sequence
+from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
 
 from platecrypt.errors import BadInputError, UnavailableError
-from platecrypt.tuning.experiment import Experiment, Parameter
-from platecrypt.tuning.result import Observed, Trial
+from platecrypt.tuning import space
+from platecrypt.tuning.algorithms import unsupported_settings
+from platecrypt.tuning.command import mentions
+from platecrypt.tuning.experiment import Experiment
+from platecrypt.tuning.result import Trial, read_trial
+from platecrypt.tuning.samplers import budget, make_sampler, missing_packages, searched
 
-# Katib's algorithm -> the settings of it that are honoured here.
-SUPPORTED: dict[str, tuple[str, ...]] = {
-    "random": ("random_state",),
-    "tpe": ("random_state", "n_initial_points"),
-}
-RECORD, DIGEST, PROCESS = "record", "experiment_digest", "process"
+RECORD, DIGEST, REPEATS, EARLIER = "record", "experiment_digest", "repeats", "earlier"
+COLLECTORS = ("StdOut", "File")
+
+
+@dataclass(frozen=True)
+class EarlierResult:
+    """A result of another search: parameter -> value as text, and the objective."""
+
+    parameters: dict[str, str]
+    value: float
 
 
 def refuse_unsupported(experiment: Experiment) -> None:
     """Raise BadInputError for what the local engine would have to ignore."""
-    problems = [*_unsupported_algorithm(experiment), *_unsupported_space(experiment)]
-    spec = experiment.document["spec"]
-    if spec.get("earlyStopping"):
-        problems.append("earlyStopping is not run by the local engine; take it out")
-    collector = (spec.get("metricsCollectorSpec") or {}).get("collector") or {}
-    if (kind := collector.get("kind", "StdOut")) != "StdOut":
-        problems.append(f"collector {kind}: the local engine reads StdOut")
-    if experiment.max_trials is None and experiment.objective.goal is None:
-        problems.append("neither maxTrialCount nor a goal: the search would never end")
+    problems = list(unsupported(experiment))
     if problems:
         raise BadInputError(f"experiment {experiment.name}: {'; '.join(problems)}")
 
 
-def _unsupported_algorithm(experiment: Experiment) -> Iterator[str]:
-    known = SUPPORTED.get(experiment.algorithm)
-    if known is None:
-        yield f"algorithm {experiment.algorithm}: the local engine runs {', '.join(SUPPORTED)}"
-        return
-    for name, value in experiment.algorithm_settings.items():
-        if name not in known:
-            yield (
-                f"algorithm setting {name}: of {experiment.algorithm} the local engine honours "
-                f"{', '.join(known)}"
-            )
-        elif not value.isdigit():
-            yield f"algorithm setting {name} {value!r}: a whole number from 0"
+def unsupported(experiment: Experiment) -> Iterator[str]:
+    """What the local engine would have to ignore, one text a thing."""
+    yield from unsupported_settings(experiment.algorithm, experiment.algorithm_settings)
+    if package := missing_packages(experiment.algorithm):
+        yield f"algorithm {experiment.algorithm} needs the package {package}; pip install {package}"
+    collector = experiment.collector
+    if collector.kind not in COLLECTORS:
+        yield f"collector {collector.kind}: the local engine reads {' and '.join(COLLECTORS)}"
+    elif collector.path and not mentions(experiment, collector.path):
+        yield (
+            f"collector File: each trial gets its own file in place of {collector.path}, so the "
+            "path must stand in command, args or env of the container"
+        )
+    if experiment.early_stopping and experiment.algorithm == "hyperband":
+        yield "hyperband ends trials itself; take earlyStopping out, or another algorithm"
+    endless = experiment.max_trials is None and experiment.objective.goal is None
+    if endless and experiment.algorithm != "grid":
+        yield "neither maxTrialCount nor a goal: the search would never end"
 
 
-def _unsupported_space(experiment: Experiment) -> Iterator[str]:
-    for parameter in experiment.parameters:
-        if parameter.distribution in ("normal", "logNormal"):
-            yield f"parameter {parameter.name}: {parameter.distribution} is not run here"
-        if parameter.distribution == "logUniform" and parameter.step is not None:
-            yield f"parameter {parameter.name}: a logarithmic range has no step here"
+def _storage(path: Path) -> Any:
+    """SQLite with a write-ahead log: a commit costs no flush, and survives a killed process."""
+    from optuna.storages import RDBStorage
+    from sqlalchemy import event
+
+    storage = RDBStorage(f"sqlite:///{path}")
+
+    def prepare(connection: Any, _record: Any) -> None:
+        connection.execute("PRAGMA journal_mode=WAL")
+        connection.execute("PRAGMA synchronous=NORMAL")
+
+    event.listen(storage.engine, "connect", prepare)
+    storage.engine.dispose()  # the connection that made the tables was not prepared
+    return storage
 
 
 class Proposer:
-    """The study of one work dir."""
+    """The study of one work dir.
 
-    def __init__(self, experiment: Experiment, work_dir: Path) -> None:
+    Args:
+        experiment: what is searched.
+        work_dir: holds `study.db`.
+        earlier: results that a new search begins with.
+
+    Raises:
+        BadInputError: the work dir holds another search, or this one began without them.
+        UnavailableError: the study cannot be read or written.
+    """
+
+    def __init__(
+        self, experiment: Experiment, work_dir: Path, earlier: Sequence[EarlierResult] = ()
+    ) -> None:
         import optuna
-        from sqlalchemy.exc import SQLAlchemyError
 
         optuna.logging.set_verbosity(optuna.logging.ERROR)
         self._optuna = optuna
         self._experiment = experiment
-        self._space = {p.name: _distribution(optuna, p) for p in experiment.parameters}
-        path = (work_dir / "study.db").absolute()
-        try:
-            self._study = optuna.create_study(
-                storage=f"sqlite:///{path}",
+        self._searched = searched(experiment)
+        self._space = {p.name: space.distribution(p) for p in self._searched}
+        self._path = (work_dir / "study.db").absolute()
+        with self._explained():
+            self.study = optuna.create_study(
+                storage=_storage(self._path),
                 study_name=experiment.name,
                 direction=experiment.objective.type,
                 load_if_exists=True,
             )
-            before = self._study.user_attrs.get(DIGEST)
-            if before is None:
-                self._study.set_user_attr(DIGEST, experiment.digest)
-        except SQLAlchemyError as error:
-            raise UnavailableError(
-                f"{path} cannot be used ({type(error).__name__}); remove it to search anew"
-            ) from error
-        if before not in (None, experiment.digest):
+            self._claim(work_dir)
+            self.earlier = self._begin_with(earlier)
+
+    def _claim(self, work_dir: Path) -> None:
+        before = self.study.user_attrs.get(DIGEST)
+        if before is None:
+            self.study.set_user_attr(DIGEST, self._experiment.digest)
+        elif before != self._experiment.digest:
             raise BadInputError(
                 f"{work_dir} holds the search of another experiment ({before[:12]}, this is "
-                f"{experiment.digest[:12]}); use another work dir"
+                f"{self._experiment.digest[:12]}); use another work dir"
             )
 
-    def recover(self) -> list[Mapping[str, Any]]:
+    def _begin_with(self, earlier: Sequence[EarlierResult]) -> int:
+        """Add results of an earlier search, once; returns how many this search has."""
+        known = self.study.user_attrs.get(EARLIER)
+        if known is not None:
+            if earlier and not known:
+                raise BadInputError("this search began without earlier results; use a new work dir")
+            return int(known)
+        # Killed in the middle of this, a search begins with those that are missing.
+        there = len(self.study.get_trials(deepcopy=False))
+        for result in earlier[there:]:
+            self.study.add_trial(
+                self._optuna.trial.create_trial(
+                    value=result.value,
+                    params={
+                        p.name: space.from_text(p, result.parameters[p.name])
+                        for p in self._searched
+                    },
+                    distributions=self._space,
+                    user_attrs={EARLIER: True},
+                )
+            )
+        self.study.set_user_attr(EARLIER, len(earlier))
+        return len(earlier)
+
+    def recall(self, name: str) -> Any:
+        """What `remember` kept, or None."""
+        return self.study.user_attrs.get(name)
+
+    def remember(self, name: str, value: Any) -> None:
+        """Keep a fact about the search (anything that JSON holds)."""
+        with self._explained():
+            self.study.set_user_attr(name, value)
+
+    def recover(self) -> None:
         """Settle trials that ran when a search was killed; they will be proposed again.
 
-        Returns:
-            The processes (pid, created) that may have survived it.
+        It may itself be killed at any point and run again.
         """
-        orphans: list[Mapping[str, Any]] = []
-        running = self._study.get_trials(states=[self._optuna.trial.TrialState.RUNNING])
-        for found in running:
-            record = found.user_attrs.get(RECORD)
-            if record:  # it had ended; only the last word was missing
-                self._tell(found.number, _read(record))
-                continue
-            if PROCESS in found.user_attrs:
-                orphans.append(found.user_attrs[PROCESS])
-            if found.params:
-                self._study.enqueue_trial(found.params)
-            self._study.tell(found.number, state=self._optuna.trial.TrialState.FAIL)
-        return orphans
+        states = self._optuna.trial.TrialState
+        with self._explained():
+            for found in self.study.get_trials(deepcopy=False, states=[states.RUNNING]):
+                record = found.user_attrs.get(RECORD)
+                if record:  # it had ended; only the last word was missing
+                    handle = self._optuna.trial.Trial(self.study, found._trial_id)
+                    self._tell(handle, read_trial(json.loads(record)))
+                else:
+                    self.study.tell(found.number, state=states.FAIL)
+            every = self.study.get_trials(deepcopy=False)
+            repeated = {found.user_attrs.get(REPEATS) for found in every}
+            for found in every:
+                if found.state == states.FAIL and found.params and found.number not in repeated:
+                    record = found.user_attrs.get(RECORD)
+                    if record is None or json.loads(record)["status"] == "Killed":
+                        self.study.enqueue_trial(found.params, {REPEATS: found.number})
 
     def ask(self) -> tuple[Any, Trial]:
         """The next proposal: Optuna's handle and the trial as it will be run."""
-        self._study.sampler = self._sampler(len(self._study.get_trials(deepcopy=False)))
-        handle = self._study.ask(self._space)
-        parameters = {
-            parameter.name: _text(parameter, handle.params[parameter.name])
-            for parameter in self._experiment.parameters
-        }
-        name = f"{self._experiment.name}-{handle.number:04d}"
-        return handle, Trial(handle.number, name, parameters, "Running")
-
-    def started(self, handle: Any, pid: int, created: float) -> None:
-        """Remember the process of a trial, to find it again after a crash."""
-        handle.set_user_attr(PROCESS, {"pid": pid, "created": created})
+        with self._explained():
+            count = len(self.study.get_trials(deepcopy=False))
+            self.study.sampler = make_sampler(self._experiment, count)
+            handle = self.study.ask(self._space)
+        return handle, self._trial(handle.number, handle.params, "Running")
 
     def ended(self, handle: Any, trial: Trial) -> None:
-        """Remember how a trial ended; a killed one is proposed again."""
-        handle.set_user_attr(RECORD, json.dumps(asdict(trial)))
-        if trial.status == "Killed":
-            self._study.enqueue_trial(handle.params)
-        self._tell(handle.number, trial)
+        """Remember how a trial ended."""
+        with self._explained():
+            handle.set_user_attr(RECORD, json.dumps(asdict(trial)))
+            self._tell(handle, trial)
 
     def trials(self) -> list[Trial]:
         """Every trial that ended, in the order of proposal."""
         states = self._optuna.trial.TrialState
-        found = self._study.get_trials(deepcopy=False, states=[states.COMPLETE, states.FAIL])
-        return [self._trial(one) for one in found]
+        ended = [states.COMPLETE, states.PRUNED, states.FAIL]
+        found = self.study.get_trials(deepcopy=False, states=ended)
+        return [self._read(one) for one in found if EARLIER not in one.user_attrs]
 
-    def _trial(self, found: Any) -> Trial:
+    def _read(self, found: Any) -> Trial:
         record = found.user_attrs.get(RECORD)
         if record:
-            return _read(record)
-        parameters = {
-            p.name: _text(p, found.params[p.name])
-            for p in self._experiment.parameters
-            if p.name in found.params
-        }
-        name = f"{self._experiment.name}-{found.number:04d}"
-        return Trial(found.number, name, parameters, "Killed", message="the engine was killed")
+            return read_trial(json.loads(record))
+        return self._trial(found.number, found.params, "Killed", "the engine was killed")
 
-    def _tell(self, number: int, trial: Trial) -> None:
+    def _trial(self, number: int, params: dict[str, Any], status: Any, message: str = "") -> Trial:
+        """A trial as it stands on a command line; numbers leave out the earlier results."""
+        texts = {
+            p.name: space.to_text(p, params[p.name]) for p in self._searched if p.name in params
+        }
+        own = number - self.earlier
+        name = f"{self._experiment.name}-{own:04d}"
+        parameters = {**texts, **budget(self._experiment)}
+        return Trial(own, name, parameters, status, message=message)
+
+    def _tell(self, handle: Any, trial: Trial) -> None:
+        states = self._optuna.trial.TrialState
         value = trial.value(self._experiment)
         if trial.status == "Succeeded" and value is not None:
-            self._study.tell(number, value)
+            self.study.tell(handle.number, value)
+        elif trial.status == "EarlyStopped" and value is not None:
+            handle.report(value, len(trial.history))
+            self.study.tell(handle.number, state=states.PRUNED)
         else:
-            self._study.tell(number, state=self._optuna.trial.TrialState.FAIL)
+            self.study.tell(handle.number, state=states.FAIL)
 
-    def _sampler(self, count: int) -> Any:
-        import numpy as np
+    @contextlib.contextmanager
+    def _explained(self) -> Iterator[None]:
+        """Turn what the database raises into one line."""
+        from optuna.exceptions import StorageInternalError
+        from sqlalchemy.exc import SQLAlchemyError
 
-        settings = self._experiment.algorithm_settings
-        seed = None
-        if "random_state" in settings:
-            sequence = np.random.SeedSequence([int(settings["random_state"]), count])
-            seed = int(sequence.generate_state(1)[0])
-        if self._experiment.algorithm == "random":
-            return self._optuna.samplers.RandomSampler(seed=seed)
-        return self._optuna.samplers.TPESampler(
-            seed=seed,
-            n_startup_trials=int(settings.get("n_initial_points", 10)),
-            constant_liar=self._experiment.parallel_trials > 1,
-        )
-
-
-def _distribution(optuna: Any, parameter: Parameter) -> Any:
-    if parameter.choices:
-        return optuna.distributions.CategoricalDistribution(parameter.choices)
-    logarithmic = parameter.distribution == "logUniform"
-    if parameter.type == "int":
-        return optuna.distributions.IntDistribution(
-            int(parameter.low), int(parameter.high), log=logarithmic, step=int(parameter.step or 1)
-        )
-    return optuna.distributions.FloatDistribution(
-        parameter.low, parameter.high, log=logarithmic, step=parameter.step
-    )
-
-
-def _text(parameter: Parameter, value: object) -> str:
-    """A value as it stands on a command line; a double keeps every digit."""
-    return repr(float(str(value))) if parameter.type == "double" else str(value)
-
-
-def _read(record: str) -> Trial:
-    raw = json.loads(record)
-    raw["metrics"] = {name: Observed(**values) for name, values in raw["metrics"].items()}
-    raw["history"] = tuple(raw["history"])
-    return Trial(**raw)
+        try:
+            yield
+        except (SQLAlchemyError, StorageInternalError) as error:
+            cause = error.__cause__ or error
+            first = str(getattr(cause, "orig", None) or cause).split("\n")[0]
+            raise UnavailableError(
+                f"{self._path} cannot be used ({first}); is the disk full? Make room and run it "
+                "again, or remove the file to search anew"
+            ) from error

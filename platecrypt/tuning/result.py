@@ -1,16 +1,24 @@
 """What a search leaves behind: trials, the best of them, conditions in Katib's own words."""
 
 import json
+from collections.abc import Callable, Iterable, Mapping
 from dataclasses import asdict, dataclass, field
+from pathlib import Path
 from typing import Any, Literal
+
+import yaml
 
 from platecrypt.tuning.experiment import Experiment
 
-Status = Literal["Running", "Succeeded", "Failed", "Killed", "MetricsUnavailable"]
+Status = Literal[
+    "Pending", "Running", "Succeeded", "EarlyStopped", "Failed", "Killed", "MetricsUnavailable"
+]
 UNAVAILABLE = "unavailable"  # Katib's word for a metric that was never printed
 GOAL_REACHED = "ExperimentGoalReached"
 MAX_TRIALS_REACHED = "ExperimentMaxTrialsReached"
+SUGGESTION_END = "ExperimentSuggestionEndReached"
 FAILED = "ExperimentFailed"
+BUDGET_REACHED = "ExperimentBudgetReached"  # ours: Katib has no budget
 RUNNING = "ExperimentRunning"
 CREATED = "ExperimentCreated"
 
@@ -61,7 +69,7 @@ class Trial:
 
 @dataclass(frozen=True)
 class Condition:
-    """One entry of the Experiment's conditions: Created, Running, Succeeded or Failed."""
+    """One entry of the Experiment's conditions: Created, Running, Succeeded, Failed."""
 
     type: str
     reason: str
@@ -71,11 +79,17 @@ class Condition:
 
 @dataclass(frozen=True)
 class TuningEvent:
-    """Something happened: a trial "started", printed a "metric", "ended"; the search "ended"."""
+    """Something happened: a trial "started", printed a "metric", "ended"; the search "finished".
 
-    kind: Literal["started", "metric", "ended", "finished"]
+    A "note" is about the search: a repeated request, what it waits for.
+    """
+
+    kind: Literal["started", "metric", "ended", "finished", "note"]
     message: str
     trial: Trial | None = None
+
+
+EventHandler = Callable[[TuningEvent], None]
 
 
 @dataclass(frozen=True)
@@ -89,6 +103,7 @@ class TuningResult:
         best_value: its objective.
         conditions: in Katib's words; the last one says how it ended.
         seconds: wall time of this call.
+        earlier: how many results of an earlier search it began with.
     """
 
     experiment: Experiment
@@ -97,11 +112,27 @@ class TuningResult:
     best_value: float | None
     conditions: tuple[Condition, ...]
     seconds: float
+    earlier: int = 0
+
+    @property
+    def ended(self) -> bool:
+        """Whether the Experiment ended at all; else the last condition is what was last seen."""
+        return self.conditions[-1].type in ("Succeeded", "Failed")
+
+    @property
+    def ended_for_good(self) -> bool:
+        """Whether it ended by its own rules, not by a limit of one call."""
+        return self.ended and self.conditions[-1].reason != BUDGET_REACHED
 
     @property
     def succeeded(self) -> bool:
         """Whether the Experiment ended as Succeeded."""
         return self.conditions[-1].type == "Succeeded"
+
+    @property
+    def device_seconds(self) -> float:
+        """What the trials took, each on the devices that it asks for (one where it asks none)."""
+        return device_seconds(self.experiment, self.trials)
 
     @property
     def best_parameters(self) -> dict[str, str]:
@@ -115,7 +146,7 @@ class TuningResult:
             "conditions": [
                 {
                     "type": condition.type,
-                    "status": "True",
+                    "status": str(not (self.ended and condition.type == "Running")),
                     "reason": condition.reason,
                     "message": condition.message,
                     "lastUpdateTime": condition.time,
@@ -126,7 +157,7 @@ class TuningResult:
             "startTime": self.conditions[0].time,
             "trials": len(self.trials),
         }
-        if self.conditions[-1].type in ("Succeeded", "Failed"):
+        if self.ended:
             status["completionTime"] = self.conditions[-1].time
         for name, (count, entries) in LISTS.items():
             if names[name]:
@@ -140,6 +171,10 @@ class TuningResult:
             }
         return status
 
+    def to_document(self) -> dict[str, Any]:
+        """The Experiment with its status, as `kubectl get -o json` shows it."""
+        return {**self.experiment.document, "status": self.status()}
+
     def to_json(self) -> str:
         """Trials, best and conditions as JSON."""
         document = {
@@ -151,6 +186,8 @@ class TuningResult:
             "trials": [asdict(trial) for trial in self.trials],
             "conditions": [asdict(condition) for condition in self.conditions],
             "seconds": self.seconds,
+            "device_seconds": self.device_seconds,
+            "earlier": self.earlier,
         }
         return json.dumps(document, indent=1)
 
@@ -158,11 +195,48 @@ class TuningResult:
 # Status of a trial -> names of its count and of its list in Katib's status.
 LISTS: dict[str, tuple[str, str]] = {
     "Succeeded": ("trialsSucceeded", "succeededTrialList"),
+    "EarlyStopped": ("trialsEarlyStopped", "earlyStoppedTrialList"),
     "Failed": ("trialsFailed", "failedTrialList"),
     "Killed": ("trialsKilled", "killedTrialList"),
     "MetricsUnavailable": ("trialMetricsUnavailable", "metricsUnavailableTrialList"),
     "Running": ("trialsRunning", "runningTrialList"),
+    "Pending": ("trialsPending", "pendingTrialList"),
 }
+MEASURED = ("Succeeded", "EarlyStopped")
+
+
+def best_of(experiment: Experiment, trials: Iterable[Trial]) -> Trial | None:
+    """The best of the trials that gave a result, the earlier of two equal ones."""
+    best: Trial | None = None
+    best_value = 0.0
+    for trial in sorted(trials, key=lambda trial: trial.number):
+        value = trial.value(experiment) if trial.status in MEASURED else None
+        if value is not None and (best is None or experiment.objective.better(value, best_value)):
+            best, best_value = trial, value
+    return best
+
+
+def device_seconds(experiment: Experiment, trials: Iterable[Trial]) -> float:
+    """Wall time of trials times the devices that each asks for (one where it asks none)."""
+    return sum(trial.seconds for trial in trials) * max(1, experiment.container.gpus)
+
+
+def write_result(found: TuningResult, work_dir: Path) -> None:
+    """Write `result.json`, and `experiment.yaml`: the Experiment with its status."""
+    _write(work_dir / "result.json", found.to_json())
+    _write(work_dir / "experiment.yaml", yaml.safe_dump(found.to_document(), sort_keys=False))
+
+
+def _write(path: Path, text: str) -> None:
+    temporary = path.with_name(f".{path.name}.tmp")
+    temporary.write_text(text)
+    temporary.replace(path)
+
+
+def read_trial(raw: Mapping[str, Any]) -> Trial:
+    """A trial from what `asdict` made of it."""
+    metrics = {name: Observed(**values) for name, values in raw["metrics"].items()}
+    return Trial(**{**raw, "metrics": metrics, "history": tuple(raw["history"])})
 
 
 def _assignments(trial: Trial) -> list[dict[str, str]]:

@@ -1,7 +1,5 @@
 """The pipeline step that searches for parameters."""
 
-import base64
-import html
 import json
 from pathlib import Path
 
@@ -12,13 +10,16 @@ from platecrypt.errors import UnavailableError
 from platecrypt.settings import Settings
 from platecrypt.steps import say, step
 from platecrypt.tracking import Tracker
+from platecrypt.training.recipe import Recipe
 from platecrypt.training.steps import load_training_set
+from platecrypt.tuning.engines import choose_tuner
 from platecrypt.tuning.experiment import Experiment, load_experiment
-from platecrypt.tuning.local import LocalTuner
-from platecrypt.tuning.pictures import draw_history
+from platecrypt.tuning.report import page, trials_csv
 from platecrypt.tuning.result import TuningEvent, TuningResult
 
-SHOWN_KINDS = ("ended", "finished")
+SHOWN_KINDS = ("ended", "finished", "note")
+# So few trials cannot search many dimensions: they vary what matters most, at the default size.
+FEW, SHORT = 10, ("lr0", "scale", "mosaic")
 
 
 @step
@@ -42,7 +43,7 @@ def tune(
         write_page(settings, trials_table, "tuning", "<!doctype html>No trials.", origin)
         write_metrics(metrics, {"trials": 0.0})
         return
-    experiment = load_experiment(settings.root / "katib" / "experiment.yaml")
+    experiment = narrowed(load_experiment(settings.root / "katib" / "experiment.yaml"), trials)
     experiment = experiment.with_algorithm_settings({"random_state": str(seed)})
     experiment = experiment.with_counts(max_trials=trials).with_environment(
         {
@@ -54,21 +55,57 @@ def tune(
     )
     # One folder for one question: asked again after an interruption, the search goes on.
     work_dir = settings.home / "tuning" / f"{dataset.digest[:12]}-{experiment.digest[:12]}"
-    result = LocalTuner().run(experiment, work_dir, _report)
+    result = search(settings, experiment, work_dir, origin)
     if result.best is None or result.best_value is None:
-        raise UnavailableError(
-            f"no trial gave a result: {result.conditions[-1].message}; {result.trials[-1].message}"
-        )
+        last = result.trials[-1].message if result.trials else "there was no trial"
+        raise UnavailableError(f"no trial gave a result: {result.conditions[-1].message}; {last}")
     values = {trial.value(experiment) for trial in result.trials}
     parameters = result.best_parameters
     if len(result.trials) > 1 and len(values) == 1:
         say(f"all trials gave {result.best_value}, which tells nothing: the default recipe is used")
         parameters = {}
     _finish(best, parameters, origin, result)
-    picture = draw_history(result, work_dir / "history.png")
-    write_page(settings, trials_table, "tuning", _page(result, picture.read_bytes()), origin)
+    (work_dir / "trials.csv").write_text(trials_csv(result))
+    write_page(settings, trials_table, "tuning", page(result, work_dir), origin)
     write_metrics(metrics, {"trials": float(len(result.trials)), "best": result.best_value})
-    _track(settings, result, {**origin, "tuning": best.metadata["sha256"]})
+    if settings.tuning_engine == "local":
+        _track(settings, result, {**origin, "tuning": best.metadata["sha256"]})
+
+
+def narrowed(experiment: Experiment, trials: int) -> Experiment:
+    """The Experiment with a space that so many trials can search."""
+    if trials >= FEW:
+        return experiment
+    defaults = Recipe()
+    return experiment.with_fixed(
+        {
+            parameter.name: str(getattr(defaults, parameter.name))
+            for parameter in experiment.parameters
+            if parameter.name not in SHORT
+        }
+    )
+
+
+def search(
+    settings: Settings, experiment: Experiment, work_dir: Path, origin: dict[str, str]
+) -> TuningResult:
+    """Run it on the engine of the settings.
+
+    On a cluster the trials report to MLflow themselves; here the step does it for all of them
+    afterwards, because each process would need seconds to import MLflow.
+    """
+    tuner = choose_tuner(settings.tuning_engine, settings.as_environment())
+    if settings.tuning_engine == "local":
+        return tuner.run(experiment, work_dir, _report)
+    tracker = Tracker(settings)
+    tags = {**origin, "tuning_search": work_dir.name}
+    # Asked again after an interruption, the step finds its run, and so the same Experiment.
+    parent = tracker.find_run(tags) or tracker.begin(f"tune-{experiment.name}", tags)
+    named = experiment.with_name(f"{experiment.name}-{experiment.digest[:12]}")
+    try:
+        return tuner.run(named.with_environment({"TRIAL_PARENT_RUN": parent}), work_dir, _report)
+    finally:
+        tracker.end(parent)
 
 
 def _finish(
@@ -93,38 +130,11 @@ def _report(event: TuningEvent) -> None:
 def _track(settings: Settings, result: TuningResult, tags: dict[str, str]) -> None:
     """Keep the search as an MLflow run, and each trial as a child of it."""
     tracker = Tracker(settings)
+    tags = {**tags, "experiment_digest": result.experiment.digest}
     with tracker.start_run(f"tune-{result.experiment.name}", tags=tags) as parent:
         parent.log_metrics({"best": result.best_value or 0.0, "trials": float(len(result.trials))})
         for trial in result.trials:
             with tracker.start_run(trial.name, parent=parent.run_id) as run:
                 run.log_params(trial.parameters)
-                run.set_tags({"status": trial.status})
+                run.set_tags({"status": trial.status, "trial": trial.name})
                 run.log_curve([{result.experiment.objective.metric: v} for v in trial.history])
-
-
-def _page(result: TuningResult, picture: bytes) -> str:
-    experiment: Experiment = result.experiment
-    names = [parameter.name for parameter in experiment.parameters]
-    head = "".join(f"<th>{html.escape(name)}</th>" for name in ("trial", *names, "value", "ended"))
-    rows = []
-    for trial in result.trials:
-        value = trial.value(experiment)
-        cells = (
-            trial.name,
-            *(trial.parameters.get(name, "") for name in names),
-            "-" if value is None else f"{value:.4f}",
-            f"{trial.status}, {trial.seconds:.0f} s",
-        )
-        mark = ' style="font-weight:bold"' if trial is result.best else ""
-        shown = "".join(f"<td>{html.escape(cell)}</td>" for cell in cells)
-        rows.append(f"<tr{mark}>{shown}</tr>")
-    text = base64.b64encode(picture).decode()
-    return (
-        '<!doctype html><html lang="en"><meta charset="utf-8"><title>Tuning</title>'
-        "<style>body{font:15px/1.5 system-ui,sans-serif;margin:2rem auto;max-width:70rem}"
-        "th,td{padding:.2rem .8rem;border-bottom:1px solid #ddd;text-align:left}</style>"
-        f"<h1>Tuning: {html.escape(experiment.name)}</h1>"
-        f"<p>{html.escape(result.conditions[-1].message)}</p>"
-        f'<img alt="history" style="max-width:100%" src="data:image/png;base64,{text}">'
-        f"<table><tr>{head}</tr>{''.join(rows)}</table></html>"
-    )

@@ -18,17 +18,35 @@ import pytest
 import yaml
 
 from platecrypt.errors import BadInputError
-from platecrypt.tuning import Experiment, LocalTuner, TuningResult, parse_experiment
+from platecrypt.tuning import Experiment, Limits, LocalTuner, TuningResult, parse_experiment
 from platecrypt.tuning.pictures import draw_history
 
 Run = Callable[..., TuningResult]
 QUADRATIC = "x = float(sys.argv[1]); print(f'value={(x - 0.3) ** 2:.6f} other={x}')"
 
 
-def experiment(program: str, *, command: list[str] | None = None, **spec: Any) -> Experiment:
+def experiment(
+    program: str,
+    *,
+    command: list[str] | None = None,
+    words: list[str] | None = None,
+    collector: tuple[str, str] | None = None,
+    gpus: int = 0,
+    env: list[dict[str, Any]] | None = None,
+    retain: bool = False,
+    **spec: Any,
+) -> Experiment:
     """An Experiment whose trial is a Python program that gets x and colour."""
+    if collector:
+        path, form = collector
+        source = {"fileSystemPath": {"kind": "File", "path": path, "format": form}}
+        spec["metricsCollectorSpec"] = {"collector": {"kind": "File"}, "source": source}
     program = "import os, sys, time\n" + textwrap.dedent(program)
-    words = command or ["python", "-c", program, "${trialParameters.x}", "${trialParameters.c}"]
+    words = (
+        words
+        or command
+        or ["python", "-c", program, "${trialParameters.x}", "${trialParameters.c}"]
+    )
     document = {
         "apiVersion": "kubeflow.org/v1beta1",
         "kind": "Experiment",
@@ -79,10 +97,13 @@ def experiment(program: str, *, command: list[str] | None = None, **spec: Any) -
             **spec,
         },
     }
+    template: Any = document["spec"]["trialTemplate"]  # type: ignore[index]
+    template["retain"] = retain
+    container = template["trialSpec"]["spec"]["template"]["spec"]["containers"][0]
     if command:
-        template: Any = document["spec"]["trialTemplate"]  # type: ignore[index]
-        container = template["trialSpec"]["spec"]["template"]["spec"]["containers"][0]
         container["args"] = ["${trialParameters.x}", "${trialParameters.c}"]
+    container["env"] = env or []
+    container["resources"] = {"limits": {"nvidia.com/gpu": gpus}}
     return parse_experiment(document)
 
 
@@ -93,7 +114,8 @@ def run(request: pytest.FixtureRequest, tmp_path: Path) -> Run:
 
     def start(made: Experiment, folder: str = "work", **options: Any) -> TuningResult:
         events = options.pop("on_event", lambda event: None)
-        return LocalTuner(**options).run(made, tmp_path / folder, events)
+        limits = options.pop("limits", Limits())
+        return LocalTuner(**options).run(made, tmp_path / folder, events, limits=limits)
 
     return start
 
@@ -205,13 +227,19 @@ def test_the_environment_reaches_the_trial_and_not_the_disk(run: Run, tmp_path: 
     assert not [path for path in kept if b"very-secret" in path.read_bytes()]
 
 
-def test_a_finished_search_is_not_run_again_and_may_be_prolonged(run: Run) -> None:
-    made = experiment(QUADRATIC, maxTrialCount=2)
+def test_a_finished_search_is_not_run_again_and_goes_on_as_its_resume_policy_says(
+    run: Run,
+) -> None:
+    made = experiment(QUADRATIC, maxTrialCount=2, resumePolicy="FromVolume")
     first = run(made)
     started: list[str] = []
     again = run(made, on_event=lambda event: started.append(event.kind))
+    assert again.status() == first.status()
     assert again.trials == first.trials
     assert "started" not in started
+    never = experiment(QUADRATIC, maxTrialCount=3)
+    with pytest.raises(BadInputError, match="resumePolicy is Never"):
+        run(never)
     longer = run(made.with_counts(max_trials=3))
     assert longer.trials[:2] == first.trials
     assert len(longer.trials) == 3
@@ -269,6 +297,239 @@ def test_the_picture_of_the_search_is_a_png(run: Run, tmp_path: Path) -> None:
     path = draw_history(run(experiment(QUADRATIC, maxTrialCount=2)), tmp_path / "history.png")
     assert path.read_bytes().startswith(b"\x89PNG")
     assert not list(tmp_path.glob(".*"))
+
+
+MEDIAN = {
+    "algorithmName": "medianstop",
+    "algorithmSettings": [
+        {"name": "min_trials_required", "value": "1"},
+        {"name": "start_step", "value": "2"},
+    ],
+}
+
+
+@pytest.mark.slow
+def test_a_bad_trial_is_stopped_early_with_its_children_whatever_they_do(
+    run: Run, tmp_path: Path
+) -> None:
+    """TERM is ignored, a grandchild is an orphan in a session of its own: both are gone."""
+    program = f"""
+    import signal, subprocess
+    if os.path.exists({str(tmp_path / "second")!r}):
+        signal.signal(signal.SIGTERM, signal.SIG_IGN)
+        sleep = "[sys.executable, '-c', 'import time; time.sleep(300)']"
+        apart = "start_new_session=True, stdout=-3"  # its output goes nowhere
+        child = f"import subprocess, sys; print(subprocess.Popen({{sleep}}, {{apart}}).pid)"
+        done = subprocess.run([sys.executable, "-c", child], stdout=subprocess.PIPE, text=True)
+        print("other=" + done.stdout, flush=True)
+        print(f"value=9\\nvalue=8\\nother={{os.getpid()}}", flush=True)
+        time.sleep(300)
+    open({str(tmp_path / "second")!r}, "w").close()
+    print("value=1\\nvalue=1\\nvalue=1")
+    """
+    made = experiment(program, maxTrialCount=2, earlyStopping=MEDIAN, retain=True)
+    result = run(made, grace_s=0.5)
+    assert [trial.status for trial in result.trials] == ["Succeeded", "EarlyStopped"]
+    assert reason(result) == ("Succeeded", "ExperimentMaxTrialsReached")
+    stopped = result.trials[1]
+    assert stopped.message == "stopped early at step 2"
+    assert stopped.history == (9.0, 8.0)
+    output = (tmp_path / "work" / "trials" / stopped.name / "output.log").read_text()
+    pids = [int(line.split("=")[1]) for line in output.split() if line.startswith("other")]
+    assert len(pids) == 2
+    assert not any(_lives(pid) for pid in pids)
+    status = result.status()
+    assert status["trialsEarlyStopped"] == 1
+    assert status["earlyStoppedTrialList"] == [stopped.name]
+    assert run(made).trials == result.trials
+
+
+def test_what_was_learned_for_early_stopping_survives_a_restart(run: Run, tmp_path: Path) -> None:
+    program = f"""
+    first = not os.path.exists({str(tmp_path / "second")!r})
+    open({str(tmp_path / "second")!r}, "w").close()
+    for _ in range(2):
+        print("value=1" if first else "value=5", flush=True)
+    if not first:
+        time.sleep(300)
+    """
+    made = experiment(program, maxTrialCount=1, earlyStopping=MEDIAN, resumePolicy="LongRunning")
+    run(made, grace_s=0.5)
+    result = run(made.with_counts(max_trials=2), grace_s=0.5)
+    assert [trial.status for trial in result.trials] == ["Succeeded", "EarlyStopped"]
+
+
+@pytest.mark.slow
+def test_hyperband_lets_the_good_ones_go_on(run: Run) -> None:
+    """r_l 4, eta 2: the resource is the number of values a trial prints."""
+    parameters = [
+        {"name": "x", "parameterType": "double", "feasibleSpace": {"min": "0", "max": "1"}},
+        {"name": "colour", "parameterType": "int", "feasibleSpace": {"min": "1", "max": "99"}},
+    ]
+    settings = {"r_l": "4", "eta": "2", "resource_name": "colour", "random_state": "2"}
+    pairs = [{"name": name, "value": value} for name, value in settings.items()]
+    program = """
+    for step in range(int(sys.argv[2])):
+        print(f"value={sys.argv[1]}", flush=True)
+        time.sleep(0.1)
+    """
+    made = experiment(
+        program,
+        algorithm={"algorithmName": "hyperband", "algorithmSettings": pairs},
+        parameters=parameters,
+        maxTrialCount=12,
+        parallelTrialCount=4,
+    )
+    result = run(made, grace_s=2.0, parallel=2)
+    states = {trial.status for trial in result.trials}
+    assert states == {"Succeeded", "EarlyStopped"}
+    assert {trial.parameters["colour"] for trial in result.trials} == {"4"}
+    for trial in result.trials:
+        assert len(trial.history) == 4 or trial.status == "EarlyStopped"
+    assert result.best is not None
+    assert result.best.status == "Succeeded"
+
+
+FILE = "/var/log/katib/metrics.log"
+
+
+@pytest.mark.parametrize("form", ["TEXT", "JSON"])
+def test_metrics_may_stand_in_a_file_of_the_trials_own(run: Run, form: str) -> None:
+    """Trials that run at once do not share the file; what is printed does not count."""
+    program = """
+    import json
+    print("value=99")
+    path = sys.argv[3]
+    with open(path, "a") as file:
+        for value in (5, 2, 3):
+            pair = {"value": str(value), "other": 7, "timestamp": "2026-01-01T00:00:00Z"}
+            line = json.dumps(pair) if sys.argv[4] == "JSON" else f"value={value} other=x"
+            file.write(line + "\\n")
+        file.write("not a line of metrics\\n")
+    """
+    words = ["python", "-c", "import os, sys, time\n" + textwrap.dedent(program)]
+    words += ["${trialParameters.x}", "${trialParameters.c}", FILE, form]
+    made = experiment("", words=words, collector=(FILE, form), parallelTrialCount=2)
+    result = run(made)
+    assert [trial.status for trial in result.trials] == ["Succeeded"] * 4
+    assert {trial.history for trial in result.trials} == {(5.0, 2.0, 3.0)}
+    assert result.best_value == 2.0
+    assert "other" not in result.trials[0].metrics
+
+
+def test_a_file_that_is_never_written_is_metrics_unavailable(run: Run) -> None:
+    words = ["python", "-c", "print('value=1')", "${trialParameters.x}", "${trialParameters.c}"]
+    made = experiment("", words=[*words, FILE], collector=(FILE, "TEXT"), maxTrialCount=1)
+    assert run(made).trials[0].status == "MetricsUnavailable"
+
+
+def test_binary_noise_and_endless_lines_do_not_hide_the_metric(run: Run) -> None:
+    program = """
+    sys.stdout.buffer.write(bytes(range(256)) * 4000 + b"\\n\\x00\\xffvalue=0.5\\xfe\\n")
+    sys.stdout.buffer.write(b"x" * 3_000_000)
+    """
+    result = run(experiment(program, maxTrialCount=1))
+    assert result.best_value == 0.5
+
+
+def test_a_metric_printed_a_million_times_is_read_and_little_of_it_kept(
+    run: Run, tmp_path: Path
+) -> None:
+    program = """
+    sys.stdout.write("value=3\\n" * 999_999 + "value=2\\n")
+    """
+    result = run(experiment(program, maxTrialCount=1))
+    assert result.best_value == 2.0
+    assert result.trials[0].metrics["value"].max == 3.0
+    assert len(result.trials[0].history) == 1000
+    assert (tmp_path / "work" / "study.db").stat().st_size < 1_000_000
+
+
+def test_the_last_lines_of_a_failed_trial_are_shown(run: Run) -> None:
+    program = "for n in range(40): print(f'line {n}')\nsys.exit(4)"
+    result = run(experiment(program, maxTrialCount=1))
+    message = result.trials[0].message
+    assert message.startswith("exit code 4: line 20 | ")
+    assert message.endswith("line 39")
+
+
+@pytest.mark.slow
+def test_each_trial_has_gpus_of_its_own(run: Run, tmp_path: Path) -> None:
+    program = f"""
+    mine = os.environ["CUDA_VISIBLE_DEVICES"]
+    path = {str(tmp_path)!r} + "/gpu" + mine
+    os.mkdir(path)  # fails where another trial has the same
+    time.sleep(0.3)
+    os.rmdir(path)
+    print(f"value={{mine}}")
+    """
+    made = experiment(program, maxTrialCount=6, parallelTrialCount=5, gpus=1)
+    result = run(made, gpus=("3", "5"))
+    assert [trial.status for trial in result.trials] == ["Succeeded"] * 6
+    assert {t.metrics["value"].latest for t in result.trials} == {3.0, 5.0}
+    with pytest.raises(BadInputError, match="asks for 3 nvidia.com/gpu, this machine has 2"):
+        run(experiment(program, gpus=3), gpus=("3", "5"))
+
+
+def test_where_there_is_no_gpu_a_trial_runs_without(run: Run) -> None:
+    result = run(experiment(QUADRATIC, maxTrialCount=1, gpus=2), gpus=())
+    assert result.succeeded
+
+
+def test_a_limit_of_the_machine_narrows_what_runs_at_once(run: Run, tmp_path: Path) -> None:
+    program = f"""
+    os.mkdir({str(tmp_path / "alone")!r})
+    time.sleep(0.1)
+    os.rmdir({str(tmp_path / "alone")!r})
+    print("value=1 other=" + os.environ["OMP_NUM_THREADS"])
+    """
+    result = run(experiment(program, maxTrialCount=3, parallelTrialCount=3), parallel=1)
+    assert [trial.status for trial in result.trials] == ["Succeeded"] * 3
+    assert result.trials[0].metrics["other"].latest == len(os.sched_getaffinity(0))
+
+
+def test_secrets_of_the_template_are_supplied_or_refused_by_the_flag(run: Run) -> None:
+    secret = {"name": "TOKEN", "valueFrom": {"secretKeyRef": {"name": "s", "key": "k"}}}
+    program = "print('value=' + os.environ['TOKEN'])"
+    made = experiment(program, env=[secret], maxTrialCount=1)
+    with pytest.raises(BadInputError, match="--env TOKEN=VALUE"):
+        run(made)
+    assert run(made, environment={"TOKEN": "7"}).best_value == 7.0
+
+
+def test_a_grid_ends_when_every_point_was_tried(run: Run) -> None:
+    made = experiment(
+        "print('value=1')",
+        algorithm={"algorithmName": "grid"},
+        parameters=[
+            {"name": "x", "parameterType": "discrete", "feasibleSpace": {"list": ["1", "2"]}},
+            {"name": "colour", "parameterType": "categorical", "feasibleSpace": {"list": ["a"]}},
+        ],
+        maxTrialCount=None,
+        parallelTrialCount=2,
+    )
+    result = run(made)
+    assert reason(result) == ("Succeeded", "ExperimentSuggestionEndReached")
+    assert sorted(trial.parameters["x"] for trial in result.trials) == ["1", "2"]
+
+
+def test_a_budget_ends_the_search_cleanly_and_a_larger_one_goes_on(run: Run) -> None:
+    made = experiment("time.sleep(0.5); print('value=1')", maxTrialCount=6)
+    hours = 1.2 / 3600
+    result = run(made, limits=Limits(device_hours=hours))
+    assert reason(result) == ("Succeeded", "ExperimentBudgetReached")
+    whole = [trial for trial in result.trials if trial.status == "Succeeded"]
+    assert 1 <= len(whole) <= 2
+    assert result.device_seconds < 3.5
+    longer = run(made, limits=Limits(device_hours=1.0))
+    assert reason(longer) == ("Succeeded", "ExperimentMaxTrialsReached")
+    assert sum(trial.status == "Succeeded" for trial in longer.trials) == 6
+
+
+def test_a_budget_that_is_spent_before_there_is_a_result_is_a_failure(run: Run) -> None:
+    result = run(experiment("time.sleep(300)"), limits=Limits(device_hours=0.3 / 3600))
+    assert reason(result) == ("Failed", "ExperimentFailed")
+    assert [trial.status for trial in result.trials] == ["Killed"]
 
 
 ENGINE = """

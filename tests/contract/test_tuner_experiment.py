@@ -2,9 +2,13 @@
 
 import io
 import os
+import re
+import shutil
+import signal
 import subprocess
 import sys
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
+from datetime import datetime
 from pathlib import Path
 from typing import Any
 
@@ -18,11 +22,15 @@ from platecrypt.datasets.training_set import Selected, TrainingSet
 from platecrypt.processes import Supervisor, free_port
 from platecrypt.settings import Settings
 from platecrypt.storage.embedded import ensure_store
+from platecrypt.tracking import Tracker
+from platecrypt.training.recipe import Recipe
 from platecrypt.tuning import LocalTuner, load_experiment
 from platecrypt.tuning.trial import main
 
 ROOT = Path(__file__).resolve().parents[2]
 OURS = ROOT / "katib" / "experiment.yaml"
+PARAMETERS = [parameter.name for parameter in load_experiment(OURS).parameters]
+DEFAULT_FINDS = re.compile("mAP50-95=")
 CRD = ROOT.parent / "shared" / "crds" / "experiments.kubeflow.org.yaml"
 
 
@@ -46,6 +54,49 @@ def test_the_job_in_it_is_a_job_that_kubernetes_knows() -> None:
     job = yaml.safe_load(OURS.read_text())["spec"]["trialTemplate"]["trialSpec"]
     assert (job["apiVersion"], job["kind"]) == ("batch/v1", "Job")
     _known(job["spec"], client.V1JobSpec, client)
+
+
+@pytest.fixture(scope="module")
+def gpu_search(tmp_path_factory: pytest.TempPathFactory) -> Any:
+    """The Experiment as kustomize makes it of the overlay."""
+    kubectl = shutil.which("kubectl")
+    if kubectl is None:
+        pytest.skip("kubectl is not here")
+    done = subprocess.run(
+        [kubectl, "kustomize", str(ROOT / "katib")], capture_output=True, text=True, check=False
+    )
+    assert done.returncode == 0, done.stderr
+    path = tmp_path_factory.mktemp("gpu") / "experiment.yaml"
+    path.write_text(done.stdout)
+    return load_experiment(path)
+
+
+def test_the_gpu_overlay_asks_for_what_a_gpu_trial_needs(gpu_search: Any) -> None:
+    from kubernetes import client
+
+    base = load_experiment(OURS)
+    assert gpu_search.parameters == base.parameters
+    assert gpu_search.container.args == base.container.args
+    assert gpu_search.container.gpus == 1
+    assert gpu_search.container.env == {
+        **base.container.env,
+        "TRIAL_REDUCE": "1",
+        "TRIAL_STEPS": "4000",
+    }
+    job = gpu_search.document["spec"]["trialTemplate"]["trialSpec"]["spec"]
+    _known(job, client.V1JobSpec, client)
+    assert job["activeDeadlineSeconds"]
+    assert job["ttlSecondsAfterFinished"]
+    pod = job["template"]["spec"]
+    assert pod["nodeSelector"]
+    assert pod["tolerations"][0]["key"] == "nvidia.com/gpu"
+    (volume,) = pod["volumes"]
+    assert volume["emptyDir"]["medium"] == "Memory"
+    (mount,) = pod["containers"][0]["volumeMounts"]
+    assert mount == {"name": volume["name"], "mountPath": "/dev/shm"}
+    resources = pod["containers"][0]["resources"]
+    assert resources["requests"].keys() >= {"cpu", "memory"}
+    assert resources["limits"].keys() >= {"memory", "nvidia.com/gpu"}
 
 
 def _known(given: Any, kind: Any, client: Any) -> None:
@@ -115,7 +166,9 @@ def test_our_experiment_runs_here_with_its_own_command(
 ) -> None:
     (settings.home / "cache" / "weights").mkdir(parents=True, exist_ok=True)
     (settings.home / "cache" / "weights" / "yolov8n.unavailable").write_text("not in a test")
-    made = load_experiment(OURS).with_counts(max_trials=1)
+    searched = ("lr0", "scale", "mosaic")
+    defaults = {name: str(getattr(Recipe(), name)) for name in PARAMETERS if name not in searched}
+    made = load_experiment(OURS).with_counts(max_trials=1).with_fixed(defaults)
     made = made.with_environment({**data, "TRIAL_STEPS": "4"})
     result = LocalTuner(settings.as_environment()).run(made, tmp_path / "work")
     assert result.succeeded, result.trials[0].message
@@ -152,6 +205,79 @@ def test_a_trial_that_cannot_run_says_why_in_one_line(
     lines = done.stderr.strip().splitlines()
     assert len(lines) == 1, done.stderr
     assert said in lines[0]
+
+
+@pytest.mark.slow
+def test_a_trial_reports_to_mlflow_as_a_child_and_ends_cleanly_on_sigterm(
+    settings: Settings, data: dict[str, str], tmp_path: Path
+) -> None:
+    tracker = Tracker(settings)
+    parent = tracker.begin("search")
+    words = [sys.executable, "-m", "platecrypt.tuning.trial", "--pretrained=never", "--steps=4000"]
+    words += [f"--dataset={data['TRIAL_DATASET']}", f"--work-dir={tmp_path}", "--image-size=96"]
+    words += [f"--training-set={data['TRIAL_TRAINING_SET']}", f"--parent-run={parent}"]
+    running = subprocess.Popen(
+        [*words, "--name=plates-0007"],
+        env={**os.environ, **settings.as_environment()},
+        stdout=subprocess.PIPE,
+        stderr=subprocess.PIPE,
+        text=True,
+    )
+    try:
+        assert running.stdout
+        line = running.stdout.readline()
+        assert DEFAULT_FINDS.search(line), line
+        datetime.fromisoformat(line.split()[0])
+        running.stdout.readline()
+        running.send_signal(signal.SIGTERM)
+        running.communicate(timeout=60)
+    finally:
+        running.kill()
+    assert running.returncode == 128 + signal.SIGTERM
+    assert not list(tmp_path.iterdir()), "what was half-written is removed"
+    child = tracker.find_run({"mlflow.parentRunId": parent, "trial": "plates-0007"})
+    assert child
+    assert tracker.run_status(child) == "KILLED"
+
+
+@pytest.fixture
+def broken_training(
+    settings: Settings, data: dict[str, str], monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> Iterator[Callable[[Callable[[Path], None]], int]]:
+    """Run a trial in this process whose training does something else."""
+
+    def run(training: Callable[[Path], None]) -> int:
+        def train(data_yaml: Path, recipe: object, place: Path, **options: object) -> None:
+            place.mkdir(parents=True)
+            (place / "half-written").touch()
+            training(place)
+
+        monkeypatch.setattr("platecrypt.tuning.trial.train", train)
+        monkeypatch.setattr("platecrypt.tuning.trial.configuration.load", lambda: settings)
+        dataset, chosen = data["TRIAL_DATASET"], data["TRIAL_TRAINING_SET"]
+        words = [f"--dataset={dataset}", f"--training-set={chosen}", f"--work-dir={tmp_path}"]
+        return main(words)
+
+    before = signal.getsignal(signal.SIGTERM)
+    yield run
+    signal.signal(signal.SIGTERM, before)
+
+
+def test_memory_that_runs_out_is_one_line(broken_training: Any, capsys: Any) -> None:
+    def training(place: Path) -> None:
+        raise MemoryError
+
+    assert broken_training(training) == 1
+    said = capsys.readouterr().err.strip().splitlines()
+    assert len(said) == 1
+    assert "out of memory; use a smaller batch" in said[0]
+
+
+def test_sigterm_leaves_nothing_half_written(broken_training: Any, tmp_path: Path) -> None:
+    with pytest.raises(SystemExit) as ended:
+        broken_training(lambda place: os.kill(os.getpid(), signal.SIGTERM))
+    assert ended.value.code == 128 + signal.SIGTERM
+    assert not list(tmp_path.iterdir())
 
 
 def test_an_unknown_option_is_refused() -> None:

@@ -2,14 +2,21 @@
 
 import pytest
 
-from platecrypt.tuning.collector import LONGEST_LINE, StdOutCollector
-from platecrypt.tuning.experiment import DEFAULT_FILTER
+from platecrypt.tuning.collector import LONGEST_LINE, StreamCollector, make_collector
+from platecrypt.tuning.experiment import DEFAULT_FILTER, Collector
+
+
+def collector_of(*metrics: str, rule: str = DEFAULT_FILTER, form: str = "TEXT") -> StreamCollector:
+    return make_collector(metrics, Collector("StdOut", "", form, (rule,)))
 
 
 def read(
-    *chunks: bytes, metrics: tuple[str, ...] = ("mAP50", "loss"), rule: str = DEFAULT_FILTER
+    *chunks: bytes,
+    metrics: tuple[str, ...] = ("mAP50", "loss"),
+    rule: str = DEFAULT_FILTER,
+    form: str = "TEXT",
 ) -> list[tuple[str, float]]:
-    collector = StdOutCollector(metrics, [rule])
+    collector = collector_of(*metrics, rule=rule, form=form)
     found = [item for chunk in chunks for item in collector.feed(chunk)]
     return found + list(collector.close())
 
@@ -50,7 +57,7 @@ def test_another_rule_replaces_the_default() -> None:
 
 
 def test_a_line_without_end_costs_bounded_memory() -> None:
-    collector = StdOutCollector(("mAP50",), [DEFAULT_FILTER])
+    collector = collector_of("mAP50")
     for _ in range(100):
         assert not list(collector.feed(b"x" * 100_000))
         assert len(collector._rest) <= LONGEST_LINE
@@ -58,6 +65,6 @@ def test_a_line_without_end_costs_bounded_memory() -> None:
 
 
 def test_a_metric_printed_a_million_times_is_read_every_time() -> None:
-    collector = StdOutCollector(("loss",), [DEFAULT_FILTER])
+    collector = collector_of("loss")
     count = sum(len(list(collector.feed(b"loss=1\n" * 10_000))) for _ in range(100))
     assert count == 1_000_000

@@ -1,0 +1,149 @@
+"""Early stopping on the real task: how much training it saves, and what it costs in quality.
+
+For each seed the search of `katib/experiment.yaml` (lr0, scale, mosaic) runs twice over a small
+synthetic data set, with medianstop and without. Up to ten trials tpe draws at random, so both
+searches try the same parameters. Prints a table with process CPU beside wall; draws the trials
+into build/benchmarks/tuning_early_stopping.png. It trains: about half an hour on two cores.
+
+    .venv/bin/python benchmarks/tuning_early_stopping.py [--seeds 3] [--trials 10] [--steps 200]
+"""
+
+import argparse
+import resource
+import sys
+import tempfile
+import time
+from pathlib import Path
+from typing import Any
+
+ROOT = Path(__file__).resolve().parents[1]
+sys.path.insert(0, str(ROOT))
+
+from platecrypt.datasets.importing import import_dataset  # noqa: E402
+from platecrypt.datasets.training_set import Selected, TrainingSet, training_set_key  # noqa: E402
+from platecrypt.processes import Supervisor, free_port  # noqa: E402
+from platecrypt.settings import Settings, load  # noqa: E402
+from platecrypt.storage.embedded import ensure_store  # noqa: E402
+from platecrypt.training.recipe import Recipe  # noqa: E402
+from platecrypt.tuning import (  # noqa: E402
+    Experiment,
+    LocalTuner,
+    TuningResult,
+    load_experiment,
+    parse_experiment,
+)
+
+OUT = ROOT / "build" / "benchmarks"
+SEARCHED = ("lr0", "scale", "mosaic")
+SOURCE = "synthetic://?images={images}&seed={seed}&difficulty=easy"
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__)
+    parser.add_argument("--seeds", type=int, default=3)
+    parser.add_argument("--trials", type=int, default=10)
+    parser.add_argument("--steps", type=int, default=200)
+    parser.add_argument("--images", type=int, default=96)
+    given = parser.parse_args()
+    OUT.mkdir(parents=True, exist_ok=True)
+    rows: list[tuple[int, float, float, float, float, int]] = []
+    results: list[tuple[TuningResult, TuningResult]] = []
+    with tempfile.TemporaryDirectory() as folder:
+        settings = load(home=Path(folder) / "home", root=ROOT, s3_port=free_port())
+        try:
+            data = dataset(settings, SOURCE.format(images=given.images, seed=7))
+            for seed in range(given.seeds):
+                pair = []
+                for stopping in (False, True):
+                    made = experiment(data, seed, given.trials, given.steps, stopping=stopping)
+                    used = children_cpu()
+                    found = LocalTuner(settings.as_environment()).run(
+                        made, Path(folder) / f"{seed}-{stopping}", show
+                    )
+                    pair.append((found, children_cpu() - used))
+                (whole, whole_cpu), (short, short_cpu) = pair
+                saved = 1 - short.device_seconds / whole.device_seconds
+                lost = (whole.best_value or 0.0) - (short.best_value or 0.0)
+                stopped = sum(t.status == "EarlyStopped" for t in short.trials)
+                rows.append((seed, saved, 1 - short_cpu / whole_cpu, lost, whole_cpu, stopped))
+                results.append((whole, short))
+        finally:
+            supervisor = Supervisor(settings.home)
+            for record in supervisor.list():
+                supervisor.stop(record.name)
+    print(f"{given.trials} trials of {given.steps} steps; demands: saved >= 25 %, lost <= 0.01")
+    print(f"{'seed':<6}{'wall saved':>12}{'CPU saved':>12}{'mAP50-95 lost':>15}{'stopped':>9}")
+    for seed, saved, saved_cpu, lost, _, stopped in rows:
+        print(f"{seed:<6}{saved:>12.0%}{saved_cpu:>12.0%}{lost:>15.4f}{stopped:>9}")
+    draw(results)
+
+
+def dataset(settings: Settings, source: str) -> dict[str, str]:
+    """Import it, take all of it for training; the variables that name both for a trial."""
+    store = ensure_store(settings)
+    manifest = import_dataset(store, source)
+    chosen = tuple(Selected(image.image_id, 1, "all") for image in manifest.split("train"))
+    training_set = TrainingSet(manifest.digest, "benchmark", chosen)
+    key = training_set_key(training_set.digest)
+    store.put(key, training_set.to_bytes())
+    return {"TRIAL_DATASET": manifest.digest, "TRIAL_TRAINING_SET": key}
+
+
+def experiment(
+    data: dict[str, str], seed: int, trials: int, steps: int, *, stopping: bool
+) -> Experiment:
+    """The project's Experiment over three parameters, with its early stopping or without."""
+    made = load_experiment(ROOT / "katib" / "experiment.yaml")
+    defaults = Recipe()
+    made = made.with_fixed(
+        {
+            parameter.name: str(getattr(defaults, parameter.name))
+            for parameter in made.parameters
+            if parameter.name not in SEARCHED
+        }
+    )
+    made = made.with_counts(max_trials=trials)
+    made = made.with_algorithm_settings({"random_state": str(seed)})
+    made = made.with_environment({**data, "TRIAL_STEPS": str(steps), "TRIAL_SEED": str(seed)})
+    if stopping:
+        return made
+    document = {**made.document, "spec": dict(made.document["spec"])}
+    document["spec"].pop("earlyStopping")
+    return parse_experiment(document)
+
+
+def children_cpu() -> float:
+    """CPU seconds of the trials that have ended."""
+    used = resource.getrusage(resource.RUSAGE_CHILDREN)
+    return used.ru_utime + used.ru_stime
+
+
+def show(event: Any) -> None:
+    if event.kind == "ended":
+        print(f"{time.strftime('%H:%M:%S')} {event.message}", file=sys.stderr)
+
+
+def draw(results: list[tuple[TuningResult, TuningResult]]) -> None:
+    from matplotlib.figure import Figure
+
+    figure = Figure(figsize=(4 * len(results), 4), layout="constrained")
+    for axes, (whole, short) in zip(
+        figure.subplots(1, len(results), squeeze=False)[0], results, strict=True
+    ):
+        for trial in whole.trials:
+            axes.plot(range(1, len(trial.history) + 1), trial.history, color="lightgray")
+        for trial in short.trials:
+            stopped = trial.status == "EarlyStopped"
+            axes.plot(
+                range(1, len(trial.history) + 1),
+                trial.history,
+                color="tab:red" if stopped else "tab:blue",
+            )
+        axes.set(xlabel="epoch", ylabel="mAP50-95", title="grey: all, red: stopped, blue: kept")
+    path = OUT / "tuning_early_stopping.png"
+    figure.savefig(path, dpi=110)
+    print(f"picture: {path.relative_to(ROOT)}")
+
+
+if __name__ == "__main__":
+    main()

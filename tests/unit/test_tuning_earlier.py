@@ -1,0 +1,70 @@
+"""A search takes over what an earlier one measured, where it fits."""
+
+import json
+from pathlib import Path
+
+import pytest
+import yaml
+
+from platecrypt.errors import BadInputError
+from platecrypt.tuning import Trial, TuningResult, parse_experiment
+from platecrypt.tuning.earlier import read_earlier
+from platecrypt.tuning.result import Condition, Observed
+
+OURS = Path(__file__).resolve().parents[2] / "katib" / "experiment.yaml"
+WHOLE = parse_experiment(yaml.safe_load(OURS.read_text()))
+MADE = WHOLE.with_fixed({p.name: "1" for p in WHOLE.parameters if p.name != "lr0"})
+
+
+def result(*values: tuple[str, float | None]) -> TuningResult:
+    trials = [
+        Trial(
+            number,
+            f"t{number}",
+            {"lr0": lr0},
+            "Succeeded" if value is not None else "Failed",
+            {"mAP50-95": Observed(0.0, value, 0.0)} if value is not None else {},
+        )
+        for number, (lr0, value) in enumerate(values)
+    ]
+    ended = Condition("Succeeded", "ExperimentMaxTrialsReached", "", "")
+    return TuningResult(MADE, tuple(trials), None, None, (ended,), 1.0)
+
+
+FOUND = result(("0.002", 0.5), ("0.9", 0.6), ("0.003", None))
+
+
+def test_results_are_read_from_a_work_dir_by_path_or_by_name(tmp_path: Path) -> None:
+    (tmp_path / "first").mkdir()
+    (tmp_path / "first" / "result.json").write_text(FOUND.to_json())
+    for run in (str(tmp_path / "first"), str(tmp_path / "first" / "result.json"), "first"):
+        taken = read_earlier(MADE, run, tmp_path)
+        assert [(r.parameters, r.value) for r in taken.results] == [({"lr0": "0.002"}, 0.5)]
+        assert taken.passed_over == 1
+
+
+def test_what_the_pipelines_step_wrote_is_read_as_well(tmp_path: Path) -> None:
+    path = tmp_path / "best"
+    path.write_text(json.dumps({"parameters": {}, "search": json.loads(FOUND.to_json())}))
+    assert len(read_earlier(MADE, str(path), tmp_path).results) == 1
+
+
+@pytest.mark.parametrize("text", ["", "[]", "{}", '{"search": null}', '{"trials": 3}', "\x00"])
+def test_what_is_no_result_is_refused(tmp_path: Path, text: str) -> None:
+    path = tmp_path / "r.json"
+    path.write_text(text)
+    with pytest.raises(BadInputError, match="is no result of a search"):
+        read_earlier(MADE, str(path), tmp_path)
+
+
+def test_another_objective_cannot_be_compared(tmp_path: Path) -> None:
+    path = tmp_path / "r.json"
+    other = json.loads(FOUND.to_json())
+    path.write_text(json.dumps({**other, "objective": "accuracy"}))
+    with pytest.raises(BadInputError, match="cannot be compared"):
+        read_earlier(MADE, str(path), tmp_path)
+
+
+def test_a_search_that_never_was_is_named(tmp_path: Path) -> None:
+    with pytest.raises(BadInputError, match="--warm-start absent: no search there"):
+        read_earlier(MADE, "absent", tmp_path)
