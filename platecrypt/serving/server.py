@@ -10,7 +10,9 @@ import argparse
 import asyncio
 import contextlib
 import logging
+import os
 import signal
+import sys
 import time
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
@@ -259,7 +261,18 @@ def run(
     except PlatecryptError as error:
         logger.error("%s", error)
         return error.exit_code
+    finally:
+        _let_go_of_full_disks()
     return 0
+
+
+def _let_go_of_full_disks() -> None:
+    """A log that cannot be written is lost; the interpreter would end with 120 for it."""
+    for stream in (sys.stdout, sys.stderr):
+        try:
+            stream.flush()
+        except OSError:
+            os.dup2(os.open(os.devnull, os.O_WRONLY), stream.fileno())
 
 
 async def _serve(
