@@ -11,7 +11,7 @@ from datetime import UTC, datetime
 from pathlib import Path
 from typing import Literal
 
-from platecrypt.cipher import Keyring, KeyringError, warm_up
+from platecrypt.cipher import Keyring, KeyringError
 from platecrypt.detection import Detector
 from platecrypt.errors import BadInputError, PlatecryptError, UnavailableError
 from platecrypt.imaging.boxes import Quads
@@ -93,8 +93,8 @@ class Outcome:
 class Worker:
     """Protects one file after another; keys and model are loaded once."""
 
-    def __init__(self, options: Options, *, warm: bool = True) -> None:
-        """Load what is needed; `warm`: also compile the cipher.
+    def __init__(self, options: Options) -> None:
+        """Load what is needed. Not numba: the cipher takes it by itself once it pays.
 
         Raises:
             BadInputError: the keyring or the model cannot be used.
@@ -106,8 +106,6 @@ class Worker:
             self._keyring = Keyring.load(options.keys)
         except KeyringError as error:
             raise BadInputError(str(error)) from None
-        if warm:
-            warm_up()
         self._options = options
         self._detector = None if options.model is None else Detector.load(options.model)
 
@@ -241,7 +239,7 @@ def protect_all(jobs: Sequence[Job], options: Options, *, workers: int = 1) -> I
     if workers == 1 or len(jobs) < 2:
         yield from map(Worker(options).run, jobs)
         return
-    Worker(options, warm=False)  # for the errors it raises, before anything is started
+    Worker(options)  # for the errors it raises, before anything is started
     yield from _in_processes(list(jobs), options, min(workers, len(jobs)))
 
 
@@ -253,18 +251,16 @@ def _in_processes(jobs: list[Job], options: Options, workers: int) -> Iterator[O
         suspects: list[Job] = []
         with _pool(options, workers) as pool:
             while (left or running) and not suspects:
-                while left and len(running) < 2 * workers:
-                    job = left.pop()
-                    running[pool.submit(_run_in_worker, job)] = job
-                for future in wait(running, return_when=FIRST_COMPLETED).done:
-                    job = running.pop(future)
-                    try:
-                        yield future.result()
-                    except BrokenProcessPool:
-                        suspects = [job, *running.values()]
-                        break
-                if suspects:
-                    running.clear()
+                try:
+                    while left and len(running) < 2 * workers:
+                        running[pool.submit(_run_in_worker, left[-1])] = left[-1]
+                        left.pop()
+                    for future in wait(running, return_when=FIRST_COMPLETED).done:
+                        outcome = future.result()
+                        del running[future]
+                        yield outcome
+                except BrokenProcessPool:
+                    suspects = list(running.values()) or [left.pop()]
         for job in suspects:
             yield _alone(job, options)
 
