@@ -40,6 +40,7 @@ _MAGIC = b"SLE1"
 _VERSION = 1
 _SUITE = 1
 _INFO = b"SLE1 LCL1+A256GCM v1"
+_SHA256 = SHA256()
 _HEAD = struct.Struct("<4s4B8s24s32sIQ")
 
 
@@ -204,18 +205,19 @@ def _seal(
     plain = memoryview(plaintext).cast("B")
     hdr8 = _MAGIC + bytes([_VERSION, _SUITE, content_type, flags])
     ctx_hash = hashlib.sha256(ctx).digest()
-    hedge = hmac.new(master.nonce_key, random32 + ctx_hash, "sha256")
+    hedge = hmac.new(master.nonce_key, random32 + ctx_hash, hashlib.sha256)
     hedge.update(plain)
     nonce = hedge.digest()[:24]
     keys = _derive(master, nonce, hdr8, ctx_hash)
-    head = hdr8 + master.kid + nonce + keys.commit + struct.pack("<IQ", len(ctx), len(plain)) + ctx
+    lengths = struct.pack("<IQ", len(ctx), len(plain))
+    head = b"".join((hdr8, master.kid, nonce, keys.commit, lengths, ctx))
     return head + AESGCM(keys.gcm).encrypt(keys.iv, apply(keys.chaos, plain), head)
 
 
 def _derive(master: Master, nonce: bytes, hdr8: bytes, ctx_hash: bytes) -> EnvelopeKeys:
     info = _INFO + hdr8 + master.kid + ctx_hash
-    okm = HKDF(SHA256(), 108, salt=nonce, info=info).derive(master.key)
-    return EnvelopeKeys(gcm=okm[:32], iv=okm[32:44], chaos=okm[44:76], commit=okm[76:])
+    okm = HKDF(_SHA256, 108, salt=nonce, info=info).derive(master.key)
+    return EnvelopeKeys(okm[:32], okm[32:44], okm[44:76], okm[76:])
 
 
 def _head(envelope: bytes) -> tuple[int, int, bytes, bytes, bytes, int, int]:
