@@ -127,7 +127,7 @@ class JpegPicture:
         Args:
             hidden: what `write` returned.
         """
-        metadata = [segment.data for segment in self.file.metadata if not _is_ours(segment)]
+        metadata = [segment.data for segment in self.file.metadata]
         if METADATA in hidden:
             metadata = [hidden[METADATA]]
         written = assemble(self.file, self.blocks.write(), ())
@@ -174,10 +174,6 @@ class _Thumbnails:
             if done and len(data) <= limit:
                 return bytes(data)
         return b""
-
-
-def _is_ours(segment: Segment) -> bool:
-    return segment.marker == 0xE9 and segment.payload.startswith(b"SLE1\0")
 
 
 def _is_colour(segment: Segment) -> bool:

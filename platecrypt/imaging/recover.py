@@ -20,7 +20,7 @@ from platecrypt.cipher import (
 )
 from platecrypt.errors import BadInputError
 from platecrypt.imaging.codec import MAX_BYTES, MAX_PIXELS, Image, Pixels, decode, encode
-from platecrypt.imaging.containers import Format, read_header, read_sidecar
+from platecrypt.imaging.containers import Format, read_header, read_sidecar, without_sealed
 from platecrypt.imaging.files import visible
 from platecrypt.imaging.jpeg import Blocks, NotLosslessError, read_part
 from platecrypt.imaging.jpeg_picture import JpegPicture
@@ -298,7 +298,7 @@ def _file_of_blocks(
 ) -> bytes | None:
     """The file with its blocks back; None where it was quantised anew meanwhile."""
     try:
-        picture = JpegPicture.read(data)
+        picture = JpegPicture.read(without_sealed(data))
         if not all(picture.blocks.fits(part) for _, part in parts):
             return None
         for item, part in parts:
