@@ -31,6 +31,8 @@ from platecrypt.storage import ObjectStore
 _STARTED = re.compile(r"Executing task .*?'([\w-]+)'")
 _ENDED = re.compile(r"Task .*?'([\w-]+)'.* finished with status .*?(SUCCESS|FAILURE)")
 _CACHED = re.compile(r"Task ([\w-]+) cache hit")
+# The engine writes each component into a temporary folder, and leaves it there.
+_TEMPORARY = re.compile(r"--component_module_path `(\S+)/ephemeral_component\.py`")
 _COLOUR = re.compile(r"\x1b\[\d+m")
 
 
@@ -79,7 +81,8 @@ def run_training(settings: Settings, store: ObjectStore, parameters: dict[str, A
     run_id = time.strftime("%Y%m%d-%H%M%S")
     report = RunReport(run_id, runs / run_id)
     cache = (settings.home / "cache" / "steps").absolute()
-    with file_lock(settings.home / "run.lock"), _environment(settings):
+    named = settings.model_copy(update={"pipeline_run": run_id})
+    with file_lock(settings.home / "run.lock"), _environment(named):
         drop_stale_entries(cache, store)
         report.folder.mkdir(parents=True, exist_ok=True)
         log = report.folder / "run.log"
@@ -91,7 +94,7 @@ def run_training(settings: Settings, store: ObjectStore, parameters: dict[str, A
                 cache_root=str(cache),
             )
             began = time.monotonic()
-            pipeline = training_pipeline()
+            pipeline = training_pipeline(retries=0)
             try:
                 pipeline(**parameters, library=library_digest())
             except RuntimeError:
@@ -101,6 +104,7 @@ def run_training(settings: Settings, store: ObjectStore, parameters: dict[str, A
                 raise
             finally:
                 report.seconds = time.monotonic() - began
+                console.tidy()
                 _keep_few(runs / "outputs", cache)
     return report
 
@@ -169,6 +173,7 @@ class _Console(io.TextIOBase):
         self._out = sys.stderr
         self._rest = ""
         self._began: dict[str, float] = {}
+        self._temporary: list[Path] = []
         self.failed: str | None = None
         self.error: tuple[int, str] | None = None
         self.last_line = ""
@@ -193,6 +198,8 @@ class _Console(io.TextIOBase):
             self._end(name, "done" if ok else "failed")
             if not ok and self.failed is None:
                 self.failed = name
+        elif found := _TEMPORARY.search(line):
+            self._temporary.append(Path(found.group(1)))
         elif found := ERROR_LINE.match(line):
             if self.failed is None:
                 self.error = (int(found.group(1)), found.group(2))
@@ -200,6 +207,11 @@ class _Console(io.TextIOBase):
             self._say(f"      {line.strip().removeprefix(MARK)[:200]}")
         elif line.startswith("    ") and line.strip() and self.failed is None:
             self.last_line = line.strip()
+
+    def tidy(self) -> None:
+        """Remove the folders that the engine left behind."""
+        for folder in self._temporary:
+            shutil.rmtree(folder, ignore_errors=True)
 
     def _end(self, name: str, state: str) -> None:
         seconds = time.monotonic() - self._began.pop(name, time.monotonic())

@@ -27,6 +27,7 @@ NAME = "safelicensing-training"
 SETTINGS_CONFIG = "platecrypt-settings"
 KEYS_SECRET = "platecrypt-keys"  # noqa: S105 - the name of a Secret, not a secret
 KEYS_FOLDER = "/mnt/keys"
+RUN_LABEL = "metadata.labels['pipeline/runid']"  # set by Kubeflow Pipelines on every pod
 GPU = "nvidia.com/gpu"
 SHARED_MEMORY = "/dev/shm"  # noqa: S108 - where the data loader of PyTorch expects it
 SETTINGS = (
@@ -52,14 +53,20 @@ class Images(NamedTuple):
 
 def images(registry: str, tag: str) -> Images:
     """The images that `components/images/` builds, at a registry and with a tag."""
-    return Images(*(f"{registry}/python-{family}:{tag}" for family in Images._fields))
+    return Images(*(f"{registry}/platecrypt-{family}:{tag}" for family in Images._fields))
 
 
 DEFAULT_IMAGES = images("ghcr.io/safelicensing", "0.1.0")
 
 
-def training_pipeline(use: Images = DEFAULT_IMAGES) -> Any:
-    """The pipeline, with the images that its steps run in."""
+def training_pipeline(use: Images = DEFAULT_IMAGES, *, retries: int = 2) -> Any:
+    """The pipeline.
+
+    Args:
+        use: the images that its steps run in.
+        retries: of a step that reads from outside. 0 where there is no pod to lose: the store's
+            client repeats its requests by itself, and bad input is as bad the second time.
+    """
 
     @dsl.pipeline(
         name=NAME,
@@ -70,6 +77,7 @@ def training_pipeline(use: Images = DEFAULT_IMAGES) -> Any:
         limit: int = 0,
         trials: int = 3,
         trial_steps: int = 200,
+        warm_start: str = "",
         training_steps: int = 0,
         image_size: int = 0,
         pretrained: str = "auto",
@@ -84,11 +92,11 @@ def training_pipeline(use: Images = DEFAULT_IMAGES) -> Any:
         with dsl.ExitHandler(summary, name="steps"):
             imported = _on(
                 use.data, import_dataset(source=dataset, limit=limit, library=library)
-            ).set_retry(2, backoff_duration="10s")
+            ).set_retry(retries, backoff_duration="10s")
             manifest = imported.outputs["manifest"]
             validated = _on(use.data, validate_dataset(manifest=manifest, library=library))
             features = _on(use.data, build_features(manifest=manifest, library=library))
-            features.set_retry(2, backoff_duration="10s").after(validated)
+            features.set_retry(retries, backoff_duration="10s").after(validated)
             selected = _on(
                 use.data,
                 select_training_set(
@@ -103,6 +111,7 @@ def training_pipeline(use: Images = DEFAULT_IMAGES) -> Any:
                     training_set=training_set,
                     trials=trials,
                     trial_steps=trial_steps,
+                    warm_start=warm_start,
                     seed=seed,
                     library=library,
                 ),
@@ -170,6 +179,8 @@ def _on(image: str, task: Any, *, memory: str = "2Gi") -> Any:
         config_map_key_to_env={name: f"PLATECRYPT_{name}" for name in SETTINGS},
     )
     kubernetes.use_secret_as_volume(task, secret_name=KEYS_SECRET, mount_path=KEYS_FOLDER)
+    # By the pod, not as a parameter: a parameter that differs each run would defeat the cache.
+    kubernetes.use_field_path_as_env(task, "PLATECRYPT_PIPELINE_RUN", RUN_LABEL)
     return task
 
 

@@ -67,11 +67,17 @@ class Settings(BaseSettings):
     mlflow_tracking_uri: str | None = Field(None, description="unset: SQLite under home")
     mlflow_experiment: str = "plates"
     model_name: str = "plates"
+    pipeline_run: str | None = Field(
+        None, description="id of the pipeline run; every MLflow run that it makes is tagged with it"
+    )
 
     feast_registry: str | None = Field(None, description="unset: a file under home")
     feast_online_store: str | None = Field(None, description="unset: SQLite under home")
 
     tuning_engine: Literal["local", "katib"] = Field("local", description="who runs the Experiment")
+    device_hour_price: float | None = Field(
+        None, ge=0, description="of a device hour of tuning, in any currency; for forecasts"
+    )
     deployment_engine: Literal["local"] = Field("local", description="who runs the service")
 
     host: str = Field(LOOPBACK, description="address that the endpoint binds to")

@@ -9,6 +9,7 @@ def tune(
     training_set: dsl.Input[dsl.Dataset],
     trials: int,
     trial_steps: int,
+    warm_start: str,
     seed: int,
     library: str,
     best: dsl.Output[dsl.Artifact],
@@ -22,6 +23,7 @@ def tune(
         training_set: What is trained on.
         trials: How many; 0 keeps the default recipe.
         trial_steps: Optimiser steps of one trial.
+        warm_start: An earlier search to begin with: a name or an MLflow run id; empty: none.
         seed: Seed of the search and of every trial.
         library: Digest of the library; part of the cache key.
         best: JSON: the best parameters and every trial.
@@ -31,4 +33,15 @@ def tune(
     from platecrypt.settings import load
     from platecrypt.tuning.steps import tune as work
 
-    work(load(), manifest, training_set, trials, trial_steps, seed, best, trials_table, metrics)
+    work(
+        load(),
+        manifest,
+        training_set,
+        trials,
+        trial_steps,
+        warm_start,
+        seed,
+        best,
+        trials_table,
+        metrics,
+    )

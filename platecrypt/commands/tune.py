@@ -30,13 +30,15 @@ def tune(
         bool, typer.Option("--forecast", help="Measure two trials, say what the rest will take.")
     ] = False,
     price: Annotated[
-        float | None, typer.Option(min=0, help="Of a device hour, for --forecast.")
+        float | None,
+        typer.Option(min=0, help="Of a device hour; default: the setting."),
     ] = None,
     max_device_hours: Annotated[
         float | None, typer.Option(min=0, help="End the search when so many are spent.")
     ] = None,
     warm_start: Annotated[
-        str | None, typer.Option(help="Begin with the results of an earlier search.")
+        str | None,
+        typer.Option(help="Begin with an earlier search: work dir or MLflow run."),
     ] = None,
     max_trials: Annotated[
         int | None, typer.Option(min=1, help="Instead of spec.maxTrialCount.")
@@ -87,9 +89,10 @@ def tune(
         )
     tuner = _tuner(settings, variables, sources, parallel, namespace, timeout, delete)
     if forecast:
+        price = settings.device_hour_price if price is None else price
         _forecast(tuner, experiment, folder, price, parallel, as_json)
         return
-    taken = read_earlier(experiment, warm_start, settings.home / "tuning") if warm_start else None
+    taken = read_earlier(experiment, warm_start, settings) if warm_start else None
     if taken:
         say(f"{len(taken.results)} results of {taken.source}, {taken.passed_over} do not fit")
     with watching(experiment) as on_event:

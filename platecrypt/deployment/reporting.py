@@ -13,6 +13,7 @@ from platecrypt.settings import Settings
 from platecrypt.steps import step
 from platecrypt.storage import ObjectStore
 from platecrypt.tracking import Tracker
+from platecrypt.tracking.tracker import PIPELINE_RUN
 from platecrypt.training.steps import MODEL_DIGEST, model_key
 
 
@@ -74,7 +75,8 @@ def lineage(settings: Settings, version: str = "") -> dict[str, Any]:
         "held-out figures": figures,
         "run": model.run_id,
         "git commit": model.tags.get("git_commit", ""),
-        "tuning": run["tags"].get("tuning", ""),
+        "pipeline run": run["tags"].get(PIPELINE_RUN, ""),
+        "tuning": run["tags"].get("tuning_run", "") or "none",
         "training set": model.tags.get("training_set_digest", ""),
         "feature service": model.tags.get("feature_service", ""),
         "dataset": model.tags[DATASET],

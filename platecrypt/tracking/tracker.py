@@ -23,6 +23,7 @@ from platecrypt.settings import Settings
 CHALLENGER, CHAMPION = "challenger", "champion"
 MODEL_DIGEST, DATASET_DIGEST, RUN_ID = "model_digest", "dataset_digest", "run_id"
 PARENT = "mlflow.parentRunId"
+PIPELINE_RUN = "pipeline_run"
 MODEL_PATH = "model"
 # MLflow refuses longer texts; a parameter is for people, not for documents.
 LONGEST_PARAM = 6000
@@ -127,6 +128,7 @@ class Tracker:
         self.uri = settings.tracking_uri
         self.experiment = settings.mlflow_experiment
         self.model_name = settings.model_name
+        self._every = {PIPELINE_RUN: settings.pipeline_run} if settings.pipeline_run else {}
         self._artifacts = (settings.home / "mlflow" / "artifacts").absolute()
         self._client: Any = None
 
@@ -147,7 +149,7 @@ class Tracker:
             parent: run id of the run that this one belongs to.
         """
         client = self._connect()
-        every = dict(tags or {}) | ({PARENT: parent} if parent else {})
+        every = self._every | dict(tags or {}) | ({PARENT: parent} if parent else {})
         with _explained():
             run_id = client.create_run(self._experiment_id(), run_name=name, tags=every)
             run_id = run_id.info.run_id
@@ -173,8 +175,9 @@ class Tracker:
     def begin(self, name: str, tags: Mapping[str, str] | None = None) -> str:
         """Open a run that outlives this process; `end` closes it. Returns the run id."""
         client = self._connect()
+        every = self._every | dict(tags or {})
         with _explained():
-            run = client.create_run(self._experiment_id(), run_name=name, tags=dict(tags or {}))
+            run = client.create_run(self._experiment_id(), run_name=name, tags=every)
         return str(run.info.run_id)
 
     def end(self, run_id: str, status: str = "FINISHED") -> None:
@@ -195,6 +198,44 @@ class Tracker:
                 order_by=["attributes.start_time DESC"],
             )
         return str(found[0].info.run_id) if found else None
+
+    def run_tags(self, run_id: str) -> dict[str, str]:
+        """The tags of a run.
+
+        Raises:
+            BadInputError: there is no such run.
+        """
+        from mlflow.exceptions import MlflowException
+
+        client = self._connect()
+        try:
+            return dict(client.get_run(run_id).data.tags)
+        except MlflowException as error:
+            if error.error_code in ("RESOURCE_DOES_NOT_EXIST", "INVALID_PARAMETER_VALUE"):
+                raise BadInputError(f"MLflow has no run {run_id!r}") from None
+            raise UnavailableError(f"MLflow: {error}") from error
+
+    def children(self, run_id: str) -> tuple[str, ...]:
+        """The ids of the runs that belong to a run, oldest first (1000 at most)."""
+        client = self._connect()
+        with _explained():
+            found = client.search_runs(
+                [self._experiment_id()],
+                f"tags.`{PARENT}` = '{_quoted(run_id)}'",
+                max_results=1000,
+                order_by=["attributes.start_time ASC"],
+            )
+        return tuple(str(run.info.run_id) for run in found)
+
+    def read_artifact(self, run_id: str, path: str) -> bytes | None:
+        """The bytes of a file among a run's artifacts, or None where it has no such file."""
+        client = self._connect()
+        folder = path.rpartition("/")[0]
+        with _explained():
+            if path not in (file.path for file in client.list_artifacts(run_id, folder or None)):
+                return None
+            with tempfile.TemporaryDirectory() as temporary:
+                return Path(client.download_artifacts(run_id, path, temporary)).read_bytes()
 
     def run_status(self, run_id: str) -> str:
         """RUNNING, FINISHED, FAILED or KILLED."""

@@ -79,6 +79,7 @@ def train(
         "training_set_digest": selected.digest,
         "feature_service": selected.feature_service,
         "tuning": str(best.metadata.get("sha256", "")),
+        "tuning_run": str(best.metadata.get("tuning_run", "")),
         "library": library_digest(),
         "git_commit": card.git_commit(settings.root),
     }

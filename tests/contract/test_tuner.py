@@ -18,8 +18,14 @@ import pytest
 import yaml
 
 from platecrypt.errors import BadInputError
+from platecrypt.settings import Settings
+from platecrypt.tracking import Tracker
 from platecrypt.tuning import Experiment, Limits, LocalTuner, TuningResult, parse_experiment
+from platecrypt.tuning.earlier import read_earlier
 from platecrypt.tuning.pictures import draw_history
+from platecrypt.tuning.steps import search
+
+pytestmark = pytest.mark.slow  # each trial is a process
 
 Run = Callable[..., TuningResult]
 QUADRATIC = "x = float(sys.argv[1]); print(f'value={(x - 0.3) ** 2:.6f} other={x}')"
@@ -308,7 +314,6 @@ MEDIAN = {
 }
 
 
-@pytest.mark.slow
 def test_a_bad_trial_is_stopped_early_with_its_children_whatever_they_do(
     run: Run, tmp_path: Path
 ) -> None:
@@ -359,7 +364,6 @@ def test_what_was_learned_for_early_stopping_survives_a_restart(run: Run, tmp_pa
     assert [trial.status for trial in result.trials] == ["Succeeded", "EarlyStopped"]
 
 
-@pytest.mark.slow
 def test_hyperband_lets_the_good_ones_go_on(run: Run) -> None:
     """r_l 4, eta 2: the resource is the number of values a trial prints."""
     parameters = [
@@ -453,7 +457,6 @@ def test_the_last_lines_of_a_failed_trial_are_shown(run: Run) -> None:
     assert message.endswith("line 39")
 
 
-@pytest.mark.slow
 def test_each_trial_has_gpus_of_its_own(run: Run, tmp_path: Path) -> None:
     program = f"""
     mine = os.environ["CUDA_VISIBLE_DEVICES"]
@@ -607,6 +610,28 @@ def test_an_interrupt_ends_a_trial_that_ignores_sigterm(tmp_path: Path) -> None:
         LocalTuner(grace_s=0.5).run(experiment(program), tmp_path / "work", interrupt)
     assert len(pids) == 2
     assert not any(_lives(pid) for pid in pids)
+
+
+def test_the_pipelines_step_keeps_the_search_and_a_later_one_begins_with_it(tmp_path: Path) -> None:
+    """Pipeline run -> search -> trials in MLflow; the id of the search is enough to go on from."""
+    settings = Settings(home=tmp_path / "home", pipeline_run="20260101-000000")
+    tracker, made = Tracker(settings), experiment(QUADRATIC)
+    first, run_id = search(settings, made, tmp_path / "first", {"dataset_digest": "d"})
+    again, same = search(settings, made, tmp_path / "first", {"dataset_digest": "d"})
+    assert (again.trials, same) == (first.trials, run_id)
+    assert tracker.run_tags(run_id)["pipeline_run"] == "20260101-000000"
+    children = tracker.children(run_id)
+    assert sorted(tracker.run_tags(child)["trial"] for child in children) == sorted(
+        trial.name for trial in first.trials
+    )
+    for start in (run_id, children[0]):
+        taken = read_earlier(made, start, settings)
+        assert len(taken.results) == len(first.trials)
+        later, _ = search(
+            settings, made, tmp_path / f"from-{start}", {"dataset_digest": start}, taken.results
+        )
+        assert later.earlier == len(first.trials)
+        assert later.trials[0].parameters != first.trials[0].parameters
 
 
 def _lives(pid: int) -> bool:

@@ -185,6 +185,7 @@ def test_the_pipelines_step_lets_the_trials_report_and_can_be_repeated(
     """Each trial is told the MLflow run of the search; asked again, it is the same Experiment."""
     from platecrypt.settings import Settings
     from platecrypt.tracking import Tracker
+    from platecrypt.tuning.earlier import KEPT
     from platecrypt.tuning.steps import search
 
     settings = Settings(home=tmp_path / "home", tuning_engine="katib")
@@ -192,7 +193,7 @@ def test_the_pipelines_step_lets_the_trials_report_and_can_be_repeated(
         config = str(api.kubeconfig(tmp_path / "config"))
         monkeypatch.setattr("kubernetes.config.kube_config.KUBE_CONFIG_DEFAULT_LOCATION", config)
         for _ in range(2):
-            result = search(settings, EXPERIMENT, tmp_path / "work", {"dataset_digest": "d"})
+            result, run = search(settings, EXPERIMENT, tmp_path / "work", {"dataset_digest": "d"})
             assert result.best_value == SCENARIO.best
         posted = [body for method, _, _, body in api.seen if method == "POST"]
     assert posted[0]["spec"] == posted[1]["spec"]
@@ -200,4 +201,6 @@ def test_the_pipelines_step_lets_the_trials_report_and_can_be_repeated(
     pod = posted[0]["spec"]["trialTemplate"]["trialSpec"]["spec"]["template"]["spec"]
     (variable,) = pod["containers"][0]["env"]
     assert variable["name"] == "TRIAL_PARENT_RUN"
-    assert Tracker(settings).run_status(variable["value"]) == "FINISHED"
+    assert variable["value"] == run
+    assert Tracker(settings).run_status(run) == "FINISHED"
+    assert Tracker(settings).read_artifact(run, KEPT), "a later search may begin with it"

@@ -106,7 +106,10 @@ def test_a_folder_that_is_no_dataset_is_refused(
     if form == "unknown":
         (folder / "notes.txt").write_text("no pictures here")
     refused(place.run("import", str(folder)), folder.name)
-    refused(place.run("run", "--dataset", str(folder)), folder.name)
+    scratch = tmp_path / "scratch"
+    scratch.mkdir()
+    refused(place.run("run", "--dataset", str(folder), TMPDIR=str(scratch)), folder.name)
+    assert not list(scratch.iterdir()), "the engine's temporary folders are removed"
 
 
 def test_a_taken_port_is_one_line(place: Workplace) -> None:

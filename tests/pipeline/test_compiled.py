@@ -69,4 +69,4 @@ def test_the_settings_that_a_cluster_sets_exist() -> None:
 def test_images_come_from_one_place() -> None:
     text = compile_training(images("registry.example/team", "7"))
     used = {line.split("image: ")[1] for line in text.splitlines() if " image: " in line}
-    assert used == {f"registry.example/team/python-{f}:7" for f in ("data", "train", "deploy")}
+    assert used == {f"registry.example/team/platecrypt-{f}:7" for f in ("data", "train", "deploy")}

@@ -17,10 +17,14 @@ import pytest
 
 from platecrypt.cipher import Keyring
 from platecrypt.datasets.manifest import Manifest, manifest_key, parse_manifest
+from platecrypt.datasets.training_set import training_set_key
 from platecrypt.imaging import decode, recover
 from platecrypt.serving.client import Client
 from platecrypt.settings import Settings, load
 from platecrypt.storage import ObjectStore
+from platecrypt.tracking import Tracker
+from platecrypt.tuning import load_experiment
+from platecrypt.tuning.steps import SHORT as FEW_SEARCHED
 
 from .conftest import ROOT, Workplace
 
@@ -155,6 +159,10 @@ def test_lineage_leads_from_the_endpoint_to_the_images(workplace: Workplace, fir
     assert chain["held-out figures"]["map50"] >= 0.9
     for name in ("run", "git commit", "tuning", "training set", "feature service"):
         assert chain[name], f"the chain is broken at {name}"
+    assert chain["pipeline run"] == Path(first["summary"]).name
+    tracker = Tracker(settings_of(workplace))
+    assert tracker.run_tags(chain["tuning"])["pipeline_run"] == chain["pipeline run"]
+    assert len(tracker.children(chain["tuning"])) == 1, "the trial is a child of its search"
     store, manifest = dataset_of(workplace)
     assert manifest.digest == chain["dataset"]
     assert all(store.stat(image.key) for image in manifest.images)
@@ -265,6 +273,44 @@ def test_every_line_of_the_readme_does_what_it_says(
     assert (tmp_path / "whole.jpg").stat().st_size > 0
     assert (tmp_path / "one.jpg").stat().st_size > 0
     assert workplace.ask("status") == [], "the last block stops everything"
+
+
+def test_every_line_of_the_tuning_readme_does_what_it_says(
+    workplace: Workplace, first: Any, tmp_path: Path
+) -> None:
+    """The commands for this machine as they stand, with the names filled in and short trials."""
+    assert workplace.run("up").returncode == 0
+    chain = workplace.ask("lineage")
+    text = (ROOT / "katib" / "README.md").read_text()
+    found = re.search(r"## On this machine\n\n```text\n(.*?)```", text, re.DOTALL)
+    assert found
+    short = ["--work-dir", str(tmp_path / "work"), "--max-trials", "2", "--env", "TRIAL_STEPS=2"]
+    printed = []
+    for line in found.group(1).splitlines():
+        named = line.replace("DIGEST", chain["dataset"])
+        words = named.replace("KEY", training_set_key(chain["training set"])).split()
+        assert words[0] == "platecrypt"
+        more = [] if "--validate" in words else [*short, "--env", "TRIAL_SEED=1"]
+        done = workplace.run(*words[1:], *more)
+        assert done.returncode == 0, f"{line}\n{done.stderr}"
+        printed.append(done.stdout)
+    valid, forecast, searched = printed
+    assert valid.endswith("is valid\n")
+    assert "device hours" in forecast
+    assert "2 trials" in searched
+    # The search of the pipeline run is a place to begin: its id stands in the chain. It searched
+    # few dimensions, so the others are fixed.
+    whole = load_experiment(ROOT / "katib" / "experiment.yaml")
+    fixed = [f"--fix={p.name}=1" for p in whole.parameters if p.name not in FEW_SEARCHED]
+    begun = workplace.run(
+        *words[1:],
+        *fixed,
+        "--max-trials=2",
+        "--max-device-hours=0",
+        f"--work-dir={tmp_path / 'warm'}",
+        f"--warm-start={chain['tuning']}",
+    )
+    assert f"1 results of MLflow run {chain['tuning']}, 0 do not fit" in begun.stderr
 
 
 def test_a_zip_with_umlauts_and_spaces_is_imported(workplace: Workplace, tmp_path: Path) -> None:
