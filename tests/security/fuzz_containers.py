@@ -149,6 +149,8 @@ def run(seconds: float, seed: int, *, least: int = 0) -> tuple[int, list[Path]]:
     """Fuzz for a while; returns how many inputs, and the files kept of those that failed."""
     chance = random.Random(seed)
     corpus = list(seeds().values())
+    for seed_file in corpus:  # what is compiled or loaded on first use is no input's fault
+        pictures(seed_file)
     kept: list[Path] = []
     count, end = 0, time.monotonic() + seconds
     current = SEEDS / f".running-{os.getpid()}"

@@ -21,6 +21,7 @@ CASES = {
 }
 
 
+@pytest.mark.slow  # each starts a process
 @pytest.mark.parametrize("name", CASES)
 def test_it_says_why_it_cannot_start(tmp_path: Path, name: str) -> None:
     room, args, sentence = CASES[name]

@@ -113,6 +113,7 @@ def test_every_ride_has_its_night_image_so_every_split_has_one(easy: list[Synthe
     assert len({image.camera for image in easy}) >= 12
 
 
+@pytest.mark.slow  # five seconds
 def test_full_pictures_reach_from_8_pixels_to_wide_and_steep(full: list[SyntheticImage]) -> None:
     more = [*full, *generate(60, seed=5, difficulty="full")]
     widths = [plate.box[2] - plate.box[0] for image in more for plate in image.plates]

@@ -13,6 +13,8 @@ from platecrypt.errors import BadInputError, RefusedError, UnavailableError
 from platecrypt.settings import Settings
 from platecrypt.tracking import ModelVersion, Tracker
 
+pytestmark = pytest.mark.slow  # MLflow takes seconds to import, and makes a database for each test
+
 DATASET = "d" * 64
 
 
@@ -69,7 +71,6 @@ def test_a_run_that_is_interrupted_is_closed(
     assert tracker.run_status(ids[0]) == status
 
 
-@pytest.mark.slow
 def test_sigterm_closes_the_run(tmp_path: Path) -> None:
     program = f"""
 import sys, time

@@ -64,6 +64,7 @@ def test_a_line_without_end_costs_bounded_memory() -> None:
     assert list(collector.feed(b"\nmAP50=1\n")) == [("mAP50", 1.0)]
 
 
+@pytest.mark.slow  # five seconds
 def test_a_metric_printed_a_million_times_is_read_every_time() -> None:
     collector = collector_of("loss")
     count = sum(len(list(collector.feed(b"loss=1\n" * 10_000))) for _ in range(100))
