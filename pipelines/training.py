@@ -27,6 +27,11 @@ NAME = "safelicensing-training"
 SETTINGS_CONFIG = "platecrypt-settings"
 KEYS_SECRET = "platecrypt-keys"  # noqa: S105 - the name of a Secret, not a secret
 KEYS_FOLDER = "/mnt/keys"
+# Kubeflow Pipelines knows one account a run. The steps that ask the cluster have the token of an
+# account of their own, where a pod's own token would be.
+TUNE_TOKEN = "platecrypt-tune-token"  # noqa: S105 - the name of a Secret
+DEPLOY_TOKEN = "platecrypt-deploy-token"  # noqa: S105 - the name of a Secret
+TOKEN_FOLDER = "/var/run/secrets/kubernetes.io/serviceaccount"  # noqa: S105
 RUN_LABEL = "metadata.labels['pipeline/runid']"  # set by Kubeflow Pipelines on every pod
 GPU = "nvidia.com/gpu"
 SHARED_MEMORY = "/dev/shm"  # noqa: S108 - where the data loader of PyTorch expects it
@@ -38,6 +43,9 @@ SETTINGS = (
     "MLFLOW_TRACKING_URI",
     "FEAST_REGISTRY",
     "FEAST_ONLINE_STORE",
+    "TUNING_ENGINE",
+    "EXPERIMENT_PATCH",
+    "DEPLOYMENT_ENGINE",
     "KEYS_FILE",
     "GATE_KEY_FILE",
 )
@@ -86,8 +94,9 @@ def training_pipeline(use: Images = DEFAULT_IMAGES, *, retries: int = 2) -> Any:
         seed: int = 1,
         library: str = "0.1.0",
     ) -> None:
-        summary = _always(
-            _on(use.deploy, summarise(dataset=dataset, library=library)), memory="512Mi"
+        summary = _asking(
+            _always(_on(use.deploy, summarise(dataset=dataset, library=library)), memory="512Mi"),
+            DEPLOY_TOKEN,
         )
         with dsl.ExitHandler(summary, name="steps"):
             imported = _on(
@@ -104,17 +113,21 @@ def training_pipeline(use: Images = DEFAULT_IMAGES, *, retries: int = 2) -> Any:
                 ),
             )
             training_set = selected.outputs["training_set"]
-            tuned = _on_gpu(
-                use.train,
-                tune(
-                    manifest=manifest,
-                    training_set=training_set,
-                    trials=trials,
-                    trial_steps=trial_steps,
-                    warm_start=warm_start,
-                    seed=seed,
-                    library=library,
+            # It waits for Katib, whose trials have the GPUs.
+            tuned = _asking(
+                _on(
+                    use.train,
+                    tune(
+                        manifest=manifest,
+                        training_set=training_set,
+                        trials=trials,
+                        trial_steps=trial_steps,
+                        warm_start=warm_start,
+                        seed=seed,
+                        library=library,
+                    ),
                 ),
+                TUNE_TOKEN,
             )
             trained = _on_gpu(
                 use.train,
@@ -148,23 +161,14 @@ def training_pipeline(use: Images = DEFAULT_IMAGES, *, retries: int = 2) -> Any:
             registered = _always(
                 _on(use.train, register(model=model, verdict=verdict, library=library))
             )
-            deployed = _always(
-                _on(
-                    use.deploy,
-                    deploy(
-                        version=registered.output, model=model, verdict=verdict, library=library
-                    ),
-                )
+            deployed = _deploys(
+                use.deploy,
+                deploy(version=registered.output, model=model, verdict=verdict, library=library),
             )
-            tested = _always(
-                _on(
-                    use.deploy,
-                    smoke_test(url=deployed.output, manifest=manifest, library=library),
-                )
+            tested = _deploys(
+                use.deploy, smoke_test(url=deployed.output, manifest=manifest, library=library)
             )
-            _always(_on(use.deploy, promote(version=registered.output, library=library))).after(
-                tested
-            )
+            _deploys(use.deploy, promote(version=registered.output, library=library)).after(tested)
 
     return safelicensing_training
 
@@ -192,6 +196,17 @@ def _on_gpu(image: str, task: Any) -> Any:
     kubernetes.empty_dir_mount(
         task, volume_name="shm", mount_path=SHARED_MEMORY, medium="Memory", size_limit="8Gi"
     )
+    return task
+
+
+def _deploys(image: str, task: Any) -> Any:
+    """A step that changes the endpoint."""
+    return _asking(_always(_on(image, task)), DEPLOY_TOKEN)
+
+
+def _asking(task: Any, token: str) -> Any:
+    """A step that asks the cluster, with the token of that Secret."""
+    kubernetes.use_secret_as_volume(task, secret_name=token, mount_path=TOKEN_FOLDER)
     return task
 
 

@@ -15,7 +15,7 @@ import typer
 from typer.exceptions import TyperException
 
 from platecrypt import __version__
-from platecrypt.commands import audit, keys, pictures, serve, tune
+from platecrypt.commands import audit, keys, manifests, pictures, serve, tune
 from platecrypt.commands.shared import (
     AsJson,
     load_keyring,
@@ -151,6 +151,7 @@ app.add_typer(audit.app, name="audit")
 app.command()(tune.tune)
 app.command()(serve.serve)
 app.command()(serve.quantize)
+app.command()(manifests.check_manifests)
 
 
 @app.command()

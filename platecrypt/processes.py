@@ -57,6 +57,14 @@ class ProcessRecord:
         return max(0.0, time.time() - self.created)
 
 
+@dataclass(frozen=True)
+class Launched:
+    """A process that was started and is not known to be ready yet."""
+
+    record: ProcessRecord
+    child: "subprocess.Popen[bytes]"
+
+
 class Supervisor:
     """The processes of one state directory."""
 
@@ -82,6 +90,24 @@ class Supervisor:
 
         Raises:
             UnavailableError: it ended, or was not ready in time; the message shows its last lines.
+        """
+        launched = self.launch(name, argv, env=env, cwd=cwd, url=url, details=details)
+        return self.wait(launched, ready, timeout_s)
+
+    def launch(
+        self,
+        name: str,
+        argv: Sequence[str],
+        *,
+        env: Mapping[str, str] | None = None,
+        cwd: Path | None = None,
+        url: str = "",
+        details: Mapping[str, str] | None = None,
+    ) -> "Launched":
+        """The first half of `start`: several may be launched before the first is waited for.
+
+        Raises:
+            UnavailableError: there is no such command.
         """
         self.logs.mkdir(parents=True, exist_ok=True)
         self.records.mkdir(parents=True, exist_ok=True)
@@ -109,12 +135,18 @@ class Supervisor:
             details=dict(details or {}),
         )
         self._write(record)
+        return Launched(record, child)
+
+    def wait(
+        self, launched: "Launched", ready: Callable[[], bool] | None, timeout_s: float
+    ) -> ProcessRecord:
+        """The second half of `start`; errors as there."""
         try:
-            self._wait_ready(record, child, ready, timeout_s)
+            self._wait_ready(launched.record, launched.child, ready, timeout_s)
         except BaseException:
-            self.stop(name)
+            self.stop(launched.record.name)
             raise
-        return record
+        return launched.record
 
     def find(self, name: str) -> ProcessRecord | None:
         """The record of that name, running or crashed."""

@@ -75,10 +75,15 @@ class Settings(BaseSettings):
     feast_online_store: str | None = Field(None, description="unset: SQLite under home")
 
     tuning_engine: Literal["local", "katib"] = Field("local", description="who runs the Experiment")
+    experiment_patch: str = Field(
+        "", description="JSON patch of the pipeline's Experiment, e.g. katib/experiment-gpu.yaml"
+    )
     device_hour_price: float | None = Field(
         None, ge=0, description="of a device hour of tuning, in any currency; for forecasts"
     )
-    deployment_engine: Literal["local"] = Field("local", description="who runs the service")
+    deployment_engine: Literal["local", "kserve"] = Field(
+        "local", description="who runs the service"
+    )
 
     host: str = Field(LOOPBACK, description="address that the endpoint binds to")
     port: Port = Field(8080, ge=1, le=65535, description="port of the endpoint")

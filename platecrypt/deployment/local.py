@@ -18,6 +18,7 @@ from platecrypt.deployment.inference_service import Container, InferenceService
 from platecrypt.detection import find_model
 from platecrypt.errors import BadInputError, PlatecryptError, RefusedError, UnavailableError
 from platecrypt.processes import (
+    Launched,
     ProcessRecord,
     Supervisor,
     file_lock,
@@ -183,29 +184,40 @@ class LocalDeployer:
             del containers[PREDICTOR]
         inner = [port for container in containers.values() for port in container.ports.values()]
         ports = dict(zip(inner, _free_ports(len(inner)), strict=True))
+        processes = {}
         for name, container in containers.items():
             folder = self._settings.home.absolute() / "deployment" / name
             local = container.with_values(self._variables)
             mapping = _Mapping(local, model_dir, self._keys(), folder, ports)
-            self._start(CANDIDATE + name, mapping.process(details, serves=name == TRANSFORMER))
+            processes[CANDIDATE + name] = mapping.process(details, serves=name == TRANSFORMER)
+        # All begin at once, as the containers of a pod do; the predictor's error is told first.
+        begun = {name: self._launch(name, process) for name, process in processes.items()}
+        for name, launched in begun.items():
+            self._wait(launched, processes[name])
         endpoint = self._endpoint(CANDIDATE)
         if endpoint is None:
             raise UnavailableError(f"candidate {details['version']} ended as soon as it was ready")
         return endpoint
 
     def _start(self, name: str, process: _Process) -> ProcessRecord:
-        return self._supervisor.start(
+        return self._wait(self._launch(name, process), process)
+
+    def _launch(self, name: str, process: _Process) -> Launched:
+        return self._supervisor.launch(
             name,
             process.argv,
             env=process.env,
             url=process.url,
-            ready=_probe(process.probe),
-            timeout_s=self._settings.ready_timeout_s,
             details={
                 **process.details,
                 "probe": process.probe,
                 "environment": json.dumps(process.env),
             },
+        )
+
+    def _wait(self, launched: Launched, process: _Process) -> ProcessRecord:
+        return self._supervisor.wait(
+            launched, _probe(process.probe), self._settings.ready_timeout_s
         )
 
     def _moved(self, name: str) -> _Process:

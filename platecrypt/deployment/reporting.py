@@ -7,7 +7,7 @@ from typing import Any
 from platecrypt.artifacts import Artifact, write_page
 from platecrypt.datasets.manifest import manifest_key, parse_manifest
 from platecrypt.datasets.steps import DATASET
-from platecrypt.deployment.local import LocalDeployer
+from platecrypt.deployment.engines import choose_deployer
 from platecrypt.errors import BadInputError, PlatecryptError
 from platecrypt.settings import Settings
 from platecrypt.steps import step
@@ -55,7 +55,7 @@ def lineage(settings: Settings, version: str = "") -> dict[str, Any]:
     model = tracker.version(int(version)) if version else tracker.champion()
     if model is None:
         raise BadInputError("no model serves yet; `platecrypt run` makes one")
-    live = LocalDeployer(settings).live()
+    live = choose_deployer(settings).live()
     serves = live is not None and live.digest == model.model_digest
     store = ObjectStore(settings.store())
     manifest = parse_manifest(
@@ -103,7 +103,10 @@ def sample_image(settings: Settings) -> bytes:
 
 
 def _served(settings: Settings) -> dict[str, str]:
-    live = LocalDeployer(settings).live()
+    try:
+        live = choose_deployer(settings).live()
+    except PlatecryptError as error:  # the cluster does not answer, or refuses
+        return {"endpoint": str(error)}
     if live is None:
         return {"endpoint": "nothing is served"}
     found = {"endpoint": live.url, "serves version": live.version}

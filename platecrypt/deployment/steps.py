@@ -2,15 +2,13 @@
 
 import base64
 import html
-import os
-from pathlib import Path
 
 from platecrypt.artifacts import Artifact, write_page
 from platecrypt.cipher import Keyring
 from platecrypt.datasets.manifest import ImageRecord, Manifest, Split
 from platecrypt.datasets.steps import DATASET, load_manifest
+from platecrypt.deployment.engines import choose_deployer
 from platecrypt.deployment.inference_service import InferenceService
-from platecrypt.deployment.local import LocalDeployer
 from platecrypt.deployment.smoke import NothingFoundError, SmokeResult
 from platecrypt.deployment.smoke import smoke_test as run_smoke_test
 from platecrypt.errors import PlatecryptError, RefusedError, UnavailableError
@@ -18,7 +16,7 @@ from platecrypt.settings import Settings
 from platecrypt.steps import say, step
 from platecrypt.storage import ObjectStore
 from platecrypt.tracking import Tracker
-from platecrypt.training.steps import ONNX, check_verdict, model_key
+from platecrypt.training.steps import check_verdict, model_key
 
 # Images of a split that are tried before it is said that the model finds nothing in it.
 TRIES = 20
@@ -28,10 +26,10 @@ TRIES = 20
 def deploy(settings: Settings, version: str, model: Artifact, verdict: Artifact) -> str:
     """Start the new version beside the live one; returns its URL."""
     digest = check_verdict(settings, model, verdict)
-    folder = settings.home / "models" / digest
-    _fetch(ObjectStore(settings.store()), model_key(digest), folder / ONNX)
     service = InferenceService.load(settings.root / "kserve" / "inference_service.yaml")
-    endpoint = LocalDeployer(settings).candidate(service, folder, version, digest)
+    endpoint = choose_deployer(settings).start(
+        service, ObjectStore(settings.store()), model_key(digest), version, digest
+    )
     say(f"version {endpoint.version} {'serves already' if endpoint.live else 'is up'}")
     return endpoint.url
 
@@ -72,7 +70,7 @@ def smoke_test(settings: Settings, url: str, manifest: Artifact, report: Artifac
 @step
 def promote(settings: Settings, version: str) -> str:
     """Let the tried version serve, then make it the champion; returns the endpoint's URL."""
-    deployer = LocalDeployer(settings)
+    deployer = choose_deployer(settings)
     endpoint = deployer.waiting() or deployer.live()
     if endpoint is None or endpoint.version != version:
         raise UnavailableError(f"version {version} is not deployed; run the pipeline again")
@@ -96,18 +94,10 @@ def _widest_first(dataset: Manifest, split: Split) -> list[ImageRecord]:
 
 
 def _discard(settings: Settings) -> None:
-    deployer = LocalDeployer(settings)
+    deployer = choose_deployer(settings)
     candidate = deployer.waiting()
     if candidate:
         deployer.discard(candidate)
-
-
-def _fetch(store: ObjectStore, key: str, path: Path) -> None:
-    """Bring the model to this machine; the file is whole or not there."""
-    path.parent.mkdir(parents=True, exist_ok=True)
-    temporary = path.with_name(f".{path.name}.{os.getpid()}")
-    temporary.write_bytes(store.get(key))
-    temporary.replace(path)
 
 
 def _page(sent: bytes, result: SmokeResult) -> str:

@@ -288,24 +288,45 @@ class _Strict(yaml.SafeLoader):  # type: ignore[misc]
         return found
 
 
-def load_experiment(path: Path) -> Experiment:
+def load_experiment(path: Path, patch: Path | None = None) -> Experiment:
     """Read and check an Experiment.
 
+    Args:
+        path: of the YAML.
+        patch: of a JSON patch (RFC 6902, as YAML) that changes it first, such as
+            `katib/experiment-gpu.yaml`.
+
     Raises:
-        BadInputError: the file cannot be read, or the Experiment is wrong; the message names
-            every field that is.
+        BadInputError: a file cannot be read, the patch does not fit, or the Experiment is wrong;
+            the message names every field that is.
     """
+    document = _read(path)
+    if patch is not None:
+        import jsonpatch
+
+        try:
+            document = jsonpatch.apply_patch(document, _read(patch))
+        except (
+            jsonpatch.JsonPatchException,
+            jsonpatch.JsonPointerException,
+            TypeError,
+            ValueError,
+        ) as error:
+            raise BadInputError(f"{patch} does not fit {path}: {error}") from None
+    return parse_experiment(document, where=str(path))
+
+
+def _read(path: Path) -> Any:
     try:
         if path.stat().st_size > LARGEST:
             raise BadInputError(f"{path} is larger than {LARGEST} bytes: no Experiment")
-        document = yaml.load(path.read_text(), Loader=_Strict)  # noqa: S506 - a safe loader
+        return yaml.load(path.read_text(), Loader=_Strict)  # noqa: S506 - a safe loader
     except OSError as error:
         raise BadInputError(f"experiment {path}: {error.strerror}") from None
     except (yaml.YAMLError, UnicodeDecodeError) as error:
         raise BadInputError(
             f"experiment {path} is no YAML: {str(error).split(chr(10))[0]}"
         ) from None
-    return parse_experiment(document, where=str(path))
 
 
 def parse_experiment(document: object, *, where: str = "experiment") -> Experiment:

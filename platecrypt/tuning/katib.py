@@ -1,19 +1,17 @@
 """The cluster engine: hands an Experiment to Katib and follows it until it ends.
 
-Everything that Kubernetes may answer on the way is expected: a server that restarts, throttles or
-refuses a token that has expired, an Experiment that somebody deletes. What cannot be waited out is
-told with what was last seen.
+An Experiment that somebody deletes, or that does not end in time, is told with what was last seen.
 """
 
 import json
-import os
 import time
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from datetime import datetime
 from pathlib import Path
-from typing import Any, TypeVar
+from typing import Any
 
-from platecrypt.errors import BadInputError, PlatecryptError, RefusedError, UnavailableError
+from platecrypt.cluster import CONFLICT, PATIENCE_S, AnswerError, Cluster
+from platecrypt.errors import BadInputError, PlatecryptError, UnavailableError
 from platecrypt.tuning import result as outcome
 from platecrypt.tuning.experiment import Experiment
 from platecrypt.tuning.local import NO_LIMITS, Limits
@@ -30,17 +28,11 @@ from platecrypt.tuning.result import (
     write_result,
 )
 
-T = TypeVar("T")
 GROUP, VERSION = "kubeflow.org", "v1beta1"
-EXPERIMENTS, TRIALS = "experiments", "trials"
+EXPERIMENTS, TRIALS = (GROUP, VERSION, "experiments"), (GROUP, VERSION, "trials")
 LABEL = "katib.kubeflow.org/experiment"
 DIGEST = "platecrypt.dev/experiment-digest"
-NAMESPACE_FILE = Path("/var/run/secrets/kubernetes.io/serviceaccount/namespace")
 SHORTEST_POLL_S, LONGEST_POLL_S = 1.0, 15.0
-SHORTEST_WAIT_S, LONGEST_WAIT_S = 0.5, 30.0
-REQUEST_TIMEOUT_S = (10.0, 30.0)  # to connect, to answer
-UNAUTHORIZED, FORBIDDEN, NOT_FOUND, CONFLICT, THROTTLED = 401, 403, 404, 409, 429
-BAD_REQUESTS = (400, 413, 422)
 # The condition that decides a trial's status, the strongest first.
 STATES: tuple[Status, ...] = (
     "Killed",
@@ -71,7 +63,7 @@ class KatibTuner:
         namespace: str = "",
         kubeconfig: Path | None = None,
         timeout_s: float | None = None,
-        patience_s: float = 300.0,
+        patience_s: float = PATIENCE_S,
         keep: bool = True,
         poll_s: tuple[float, float] = (SHORTEST_POLL_S, LONGEST_POLL_S),
     ) -> None:
@@ -154,35 +146,25 @@ class KatibTuner:
 
 
 class _Cluster:
-    """The few requests to Kubernetes, each repeated while there is hope."""
+    """What the tuner asks of the cluster."""
 
     def __init__(
         self, kubeconfig: Path | None, namespace: str, patience_s: float, on_event: EventHandler
     ) -> None:
-        self._kubeconfig = kubeconfig
-        self._patience_s = patience_s
         self._on_event = on_event
-        self._api, context_namespace = _connect(kubeconfig)
-        self._namespace = namespace or context_namespace
+        self._cluster = Cluster(kubeconfig, namespace, patience_s, self._note)
 
     def create(self, experiment: Experiment) -> None:
         """Create it, or accept that this very Experiment is there."""
         body = json.loads(json.dumps(experiment.document))
         body.pop("status", None)
-        body["metadata"]["namespace"] = self._namespace
+        body["metadata"]["namespace"] = self._cluster.namespace
         body["metadata"].setdefault("annotations", {})[DIGEST] = experiment.digest
         try:
-            self._ask(
-                lambda api: api.create_namespaced_custom_object(
-                    *self._kind(EXPERIMENTS),
-                    body,
-                    field_validation="Strict",
-                    _request_timeout=REQUEST_TIMEOUT_S,
-                )
-            )
-        except _AnswerError as answer:
+            self._cluster.create(EXPERIMENTS, body)
+        except AnswerError as answer:
             if answer.code != CONFLICT:
-                raise answer.explained() from None
+                raise _explained(answer) from None
             self._accept(experiment)
 
     def _accept(self, experiment: Experiment) -> None:
@@ -192,114 +174,39 @@ class _Cluster:
         same = (metadata.get("annotations") or {}).get(DIGEST) == experiment.digest
         if not same or metadata.get("deletionTimestamp"):
             raise BadInputError(
-                f"namespace {self._namespace} has another Experiment {experiment.name}; delete "
-                "it, or give this one another name with --name"
+                f"namespace {self._cluster.namespace} has another Experiment {experiment.name}; "
+                "delete it, or give this one another name with --name"
             )
-        self._on_event(TuningEvent("note", f"{experiment.name} is there already; following it"))
+        self._note(f"{experiment.name} is there already; following it")
 
     def experiment(self, name: str) -> dict[str, Any] | None:
         """The Experiment as it is now; None when there is none."""
         try:
-            found: dict[str, Any] = self._ask(
-                lambda api: api.get_namespaced_custom_object(
-                    *self._kind(EXPERIMENTS), name, _request_timeout=REQUEST_TIMEOUT_S
-                )
-            )
-        except _AnswerError as answer:
-            if answer.code == NOT_FOUND:
-                return None
-            raise answer.explained() from None
-        return found
+            return self._cluster.get(EXPERIMENTS, name)
+        except AnswerError as answer:
+            raise _explained(answer) from None
 
     def trials(self, name: str) -> list[dict[str, Any]]:
         """The Trials of an Experiment, the oldest first."""
         try:
-            found = self._ask(
-                lambda api: api.list_namespaced_custom_object(
-                    *self._kind(TRIALS),
-                    label_selector=f"{LABEL}={name}",
-                    _request_timeout=REQUEST_TIMEOUT_S,
-                )
-            )
-        except _AnswerError as answer:
-            raise answer.explained() from None
-        items: list[dict[str, Any]] = found.get("items") or []
+            items = self._cluster.list(TRIALS, f"{LABEL}={name}")
+        except AnswerError as answer:
+            raise _explained(answer) from None
         return sorted(items, key=lambda t: (t["metadata"].get("creationTimestamp") or "", _name(t)))
 
     def delete(self, name: str) -> None:
         """Delete an Experiment with its trials; none being there is no error."""
         try:
-            self._ask(
-                lambda api: api.delete_namespaced_custom_object(
-                    *self._kind(EXPERIMENTS),
-                    name,
-                    propagation_policy="Foreground",
-                    _request_timeout=REQUEST_TIMEOUT_S,
-                )
-            )
-        except _AnswerError as answer:
-            if answer.code != NOT_FOUND:
-                raise answer.explained() from None
+            self._cluster.delete(EXPERIMENTS, name)
+        except AnswerError as answer:
+            raise _explained(answer) from None
 
-    def _kind(self, plural: str) -> tuple[str, str, str, str]:
-        return GROUP, VERSION, self._namespace, plural
-
-    def _ask(self, request: Callable[[Any], T]) -> T:
-        """Make a request, again and again while the server may recover."""
-        from kubernetes.client import ApiException
-        from urllib3.exceptions import HTTPError
-
-        began, wait = time.monotonic(), SHORTEST_WAIT_S
-        while True:
-            pause = wait
-            try:
-                return request(self._api)
-            except ApiException as error:
-                answer = _AnswerError(error)
-                if not answer.passing:
-                    raise answer from None
-                reason = str(answer)
-                if answer.code == UNAUTHORIZED:  # the token may have been renewed meanwhile
-                    self._api, _ = _connect(self._kubeconfig)
-                pause = answer.retry_after or wait
-            except HTTPError as error:
-                reason = f"{type(error).__name__}: {error}"
-            if time.monotonic() - began + pause > self._patience_s:
-                raise UnavailableError(
-                    f"the cluster did not answer within {self._patience_s:g} s ({reason})"
-                ) from None
-            self._on_event(TuningEvent("note", f"asking again in {pause:.1f} s: {reason}"))
-            time.sleep(pause)
-            wait = min(wait * 2, LONGEST_WAIT_S)
+    def _note(self, text: str) -> None:
+        self._on_event(TuningEvent("note", text))
 
 
-class _AnswerError(Exception):
-    """An answer of Kubernetes that is an error."""
-
-    def __init__(self, error: Any) -> None:
-        try:
-            text = str(json.loads(error.body or "{}").get("message") or error.reason)
-        except (ValueError, AttributeError):
-            text = str(error.reason)
-        super().__init__(f"{error.status} {' '.join(text.split())[:2000]}")
-        self.code = int(error.status or 0)
-        header = (error.headers or {}).get("Retry-After", "")
-        self.retry_after = min(float(header), LONGEST_WAIT_S) if header.isdigit() else 0.0
-
-    @property
-    def passing(self) -> bool:
-        """Whether the same request may be answered a moment later."""
-        return self.code in (UNAUTHORIZED, THROTTLED) or self.code == 0 or self.code >= 500
-
-    def explained(self) -> PlatecryptError:
-        """The error for a person."""
-        if self.code in BAD_REQUESTS:
-            return BadInputError(f"the cluster refuses the Experiment: {self}")
-        if self.code == FORBIDDEN:
-            return RefusedError(f"the account may not do this on the cluster: {self}")
-        if self.code == NOT_FOUND:
-            return UnavailableError(f"{self}; is Katib installed on this cluster?")
-        return UnavailableError(f"the cluster answers {self}")
+def _explained(answer: AnswerError) -> PlatecryptError:
+    return answer.explained("Experiment", "Katib")
 
 
 class _Watch:
@@ -421,26 +328,3 @@ def _duration(status: Mapping[str, Any]) -> float:
     except (KeyError, ValueError, TypeError):
         return 0.0
     return (ended - began).total_seconds()
-
-
-def _connect(kubeconfig: Path | None) -> tuple[Any, str]:
-    """The custom objects API of the cluster in force, and the namespace of its context."""
-    from kubernetes import client, config
-
-    configuration = client.Configuration()
-    configuration.retries = False  # we repeat ourselves, with bounds
-    in_pod = kubeconfig is None and "KUBERNETES_SERVICE_HOST" in os.environ
-    try:
-        if in_pod:
-            config.load_incluster_config(client_configuration=configuration)
-            namespace = NAMESPACE_FILE.read_text().strip()
-        else:
-            file = str(kubeconfig) if kubeconfig else None
-            config.load_kube_config(file, client_configuration=configuration)
-            _, active = config.list_kube_config_contexts(file)
-            namespace = active["context"].get("namespace", "default")
-    except (config.ConfigException, OSError) as error:
-        raise BadInputError(
-            f"no cluster is configured ({error}); set KUBECONFIG, or run with --engine local"
-        ) from None
-    return client.CustomObjectsApi(client.ApiClient(configuration)), namespace

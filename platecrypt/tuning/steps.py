@@ -52,7 +52,9 @@ def tune(
         write_page(settings, trials_table, "tuning", "<!doctype html>No trials.", origin)
         write_metrics(metrics, {"trials": 0.0})
         return
-    experiment = narrowed(load_experiment(settings.root / "katib" / "experiment.yaml"), trials)
+    patch = Path(settings.experiment_patch) if settings.experiment_patch else None
+    whole = load_experiment(settings.root / "katib" / "experiment.yaml", patch)
+    experiment = narrowed(whole, trials)
     experiment = experiment.with_algorithm_settings({"random_state": str(seed)})
     experiment = experiment.with_counts(max_trials=trials).with_environment(
         {

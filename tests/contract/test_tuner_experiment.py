@@ -19,6 +19,7 @@ from PIL import Image
 
 from platecrypt.datasets.manifest import ImageRecord, Manifest, Plate, manifest_key
 from platecrypt.datasets.training_set import Selected, TrainingSet
+from platecrypt.errors import BadInputError
 from platecrypt.processes import Supervisor, free_port
 from platecrypt.settings import Settings
 from platecrypt.storage.embedded import ensure_store
@@ -90,10 +91,11 @@ def test_the_gpu_overlay_asks_for_what_a_gpu_trial_needs(gpu_search: Any) -> Non
     pod = job["template"]["spec"]
     assert pod["nodeSelector"]
     assert pod["tolerations"][0]["key"] == "nvidia.com/gpu"
-    (volume,) = pod["volumes"]
-    assert volume["emptyDir"]["medium"] == "Memory"
-    (mount,) = pod["containers"][0]["volumeMounts"]
-    assert mount == {"name": volume["name"], "mountPath": "/dev/shm"}
+    (memory,) = [volume for volume in pod["volumes"] if volume["emptyDir"].get("medium")]
+    assert {"name": memory["name"], "mountPath": "/dev/shm"} in pod["containers"][0]["volumeMounts"]
+    assert load_experiment(OURS, ROOT / "katib" / "experiment-gpu.yaml") == gpu_search, (
+        "kustomize and we patch alike"
+    )
     resources = pod["containers"][0]["resources"]
     assert resources["requests"].keys() >= {"cpu", "memory"}
     assert resources["limits"].keys() >= {"memory", "nvidia.com/gpu"}
@@ -284,3 +286,20 @@ def test_an_unknown_option_is_refused() -> None:
     with pytest.raises(SystemExit) as ended:
         main(["--dataset=x", "--training-set=y", "--learning-rate=1"])
     assert ended.value.code == 2
+
+
+@pytest.mark.parametrize(
+    ("text", "told"),
+    [
+        ("- {op: replace, path: /spec/absent/deeper, value: 1}", "does not fit"),
+        ("- {op: test, path: /spec/parallelTrialCount, value: 99}", "does not fit"),
+        ("- {op: add}", "does not fit"),
+        ("just words", "does not fit"),
+        ("- {op: replace, path: /spec/parallelTrialCount, value: many}", "parallelTrialCount"),
+    ],
+)
+def test_a_patch_that_does_not_fit_is_one_clear_line(tmp_path: Path, text: str, told: str) -> None:
+    patch = tmp_path / "patch.yaml"
+    patch.write_text(text)
+    with pytest.raises(BadInputError, match=told):
+        load_experiment(OURS, patch)

@@ -11,7 +11,7 @@ from pipelines.training import SETTINGS, images
 from platecrypt.settings import Settings
 
 ROOT = Path(__file__).resolve().parents[2]
-GPU_STEPS = {"tune", "train"}
+GPU_STEPS = {"train"}
 NEVER_CACHED = {"find-champion", "register", "deploy", "smoke-test", "promote"}
 
 

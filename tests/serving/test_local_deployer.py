@@ -4,6 +4,9 @@ import copy
 import hashlib
 import http.server
 import json
+import os
+import subprocess
+import sys
 import threading
 from collections.abc import Callable, Iterator
 from pathlib import Path
@@ -22,6 +25,13 @@ from platecrypt.processes import Supervisor
 
 pytestmark = pytest.mark.slow
 Encoded = Callable[..., bytes]
+ROOT = Path(__file__).parents[2]
+
+
+@pytest.fixture(scope="module")
+def stage(stages: Any) -> Any:
+    """A stage of our own, where nothing serves yet."""
+    return stages()
 
 
 def version_of(url: str, body: bytes) -> str:
@@ -150,8 +160,9 @@ def test_a_promotion_that_fails_puts_the_previous_version_back(
 ) -> None:
     live = stage.deployer.live()
     folder, digest = stage.model("two", 64)
-    candidate = stage.deployer.candidate(stage.isvc, folder, "2", digest)
-    real = Supervisor.start
+    split = stage.manifest("inference_service_split.yaml")
+    candidate = stage.deployer.candidate(split, folder, "2", digest)
+    real = Supervisor.launch
     starts = []
 
     def fails_once(self: Supervisor, name: str, argv: Any, **rest: Any) -> Any:
@@ -160,18 +171,17 @@ def test_a_promotion_that_fails_puts_the_previous_version_back(
             argv = [*argv[:3], "--no_such_flag"]
         return real(self, name, argv, **rest)
 
-    monkeypatch.setattr(Supervisor, "start", fails_once)
+    monkeypatch.setattr(Supervisor, "launch", fails_once)
     with pytest.raises(UnavailableError, match="ended with code 2"):
         stage.deployer.promote(candidate)
     assert starts == ["transformer", "transformer"]
     assert stage.deployer.live() == live
     assert version_of(live.url, encoded()) == "1"
-    stage.deployer.discard(candidate)
+    assert stage.deployer.waiting() == candidate
 
 
-def test_the_next_version_takes_the_place(stage: Any, encoded: Encoded) -> None:
-    folder, digest = stage.model("two", 64)
-    served = stage.deployer.promote(stage.deployer.candidate(stage.isvc, folder, "2", digest))
+def test_the_next_version_takes_the_place_in_another_topology(stage: Any, encoded: Encoded) -> None:
+    served = stage.deployer.promote(stage.deployer.waiting())
     assert (served.version, served.live) == ("2", True)
     assert served.url == f"http://127.0.0.1:{stage.settings.port}/v1/models/plates:predict"
     assert version_of(served.url, encoded()) == "2"
@@ -211,6 +221,30 @@ def test_missing_keys_are_said_before_anything_is_started(stage: Any) -> None:
             stage.deployer.candidate(stage.isvc, folder, "3", digest)
     finally:
         kept.rename(path)
+
+
+def test_the_command_serves_in_place_of_what_served(stage: Any, encoded: Encoded) -> None:
+    """What `platecrypt serve` does, in a process of its own; one process replaces two."""
+    folder, digest = stage.model("one")
+    port = stage.settings.port
+    code = "import sys, typer; from platecrypt.commands.serve import serve; typer.run(serve)"
+    words = ["--topology", "single", "--model", str(folder / "model.onnx"), "--port", str(port)]
+    variables = {"PLATECRYPT_HOME": str(stage.settings.home), "PLATECRYPT_ROOT": str(ROOT)}
+    done = subprocess.run(
+        [sys.executable, "-c", code, *words, "--json"],
+        env={**os.environ, **variables},
+        capture_output=True,
+        text=True,
+        timeout=90,
+    )
+    assert done.returncode == 0, done.stderr
+    result = json.loads(done.stdout)
+    assert result["url"] == f"http://127.0.0.1:{port}/v1/models/plates:predict"
+    assert (result["digest"], result["topology"]) == (digest, "single")
+    assert result["grpc"].startswith("127.0.0.1:")
+    assert version_of(result["url"], encoded()) == result["version"] == digest[:12]
+    assert names(stage) == ["transformer"]
+    assert len(serving_processes(stage)) == 1
 
 
 def test_stopping_leaves_nothing(stage: Any) -> None:
