@@ -6,7 +6,7 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from typing import Literal
 
-from prometheus_client import Counter, Gauge, Histogram
+from prometheus_client import Counter, Gauge, Histogram, Info
 
 Phase = Literal["queue", "decode", "predict", "protect", "encode"]
 SECONDS = (0.001, 0.0025, 0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1.0, 2.5, 5.0, 10.0)
@@ -20,6 +20,8 @@ PHASES = Histogram(
     "platecrypt_phase_seconds", "Time of a picture's stations.", ["phase"], buckets=SECONDS
 )
 WAITING = Gauge("platecrypt_requests_inside", "Requests that wait or are worked on.")
+INSIDE_LIMIT = Gauge("platecrypt_requests_inside_limit", "So many are let in; the next gets a 429.")
+MODEL = Info("platecrypt_model", "Version, digest and arithmetic of the loaded detector.")
 PLATES = Histogram(
     "platecrypt_plates_per_picture", "Plates found.", buckets=(0, 1, 2, 3, 5, 10, 20, 50, 100, 300)
 )
