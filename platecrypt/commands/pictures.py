@@ -4,7 +4,7 @@ import os
 import sys
 from collections.abc import Sequence
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, Any
+from typing import TYPE_CHECKING, Annotated, Any, Literal
 
 import typer
 
@@ -22,7 +22,7 @@ from platecrypt.errors import BadInputError
 
 if TYPE_CHECKING:
     from platecrypt.imaging.boxes import BoxFile
-    from platecrypt.imaging.bulk import Job, Options, Outcome
+    from platecrypt.imaging.bulk import Job, Options, Outcome, Worker
 
 Keys = Annotated[Path | None, typer.Option(help="The keyring file.")]
 Plate = Annotated[int | None, typer.Option(min=0, help="Only this plate, from 0.")]
@@ -53,6 +53,21 @@ def protect(
         bool, typer.Option("--strip-metadata", help="Leave out places, makers, serials, times.")
     ] = False,
     force: Annotated[bool, typer.Option("--force", help="Also what is protected already.")] = False,
+    fast: Annotated[
+        bool,
+        typer.Option(
+            "--fast",
+            help="Pictures as the endpoint does them: encoded again, without metadata, quicker.",
+        ),
+    ] = False,
+    backend: Annotated[
+        Literal["auto", "onnxruntime", "openvino", "tensorrt"],
+        typer.Option(help="Who runs the detector; auto measures."),
+    ] = "onnxruntime",
+    precision: Annotated[
+        Literal["auto", "f32", "bf16", "int8"],
+        typer.Option(help="Of the detector's arithmetic; auto: the fastest."),
+    ] = "f32",
     every: Annotated[
         int, typer.Option(min=1, max=250, help="Video: look at every N-th frame.")
     ] = 5,
@@ -66,19 +81,41 @@ def protect(
     given = None if boxes is None else BoxFile.load(boxes)
     if model is None and given is None:
         model = _served_model()
+    if fast and (sidecar or given is not None):
+        raise BadInputError("--fast is the endpoint's way, which has no --sidecar and no --boxes")
     options = Options(
-        settings.keyring_path, model, margin, confidence, sidecar, strip_metadata, force
+        keys=settings.keyring_path,
+        model=model,
+        margin=margin,
+        confidence=confidence,
+        sidecar=sidecar,
+        strip_metadata=strip_metadata,
+        force=force,
+        backend=backend,
+        precision=precision,
     )
+    worker = _worker(fast=fast)
     if STANDARD in files or output == STANDARD:
-        _protect_stream(files, output, options, given, as_json)
+        _protect_stream(files, output, worker(options), given, as_json)
         return
     jobs = _jobs([Path(file) for file in files], Path(output), given)
     stills = [job for job in jobs if not videos.is_video(job.source)]
-    outcomes = _protect_jobs(stills, options, workers) if stills else []
+    outcomes = _protect_jobs(stills, options, workers, worker) if stills else []
     outcomes += [
         videos.protect_one(job, options, every) for job in jobs if videos.is_video(job.source)
     ]
     _report(sorted(outcomes, key=lambda outcome: str(outcome.source)), as_json)
+
+
+def _worker(*, fast: bool) -> "type[Worker]":
+    """Who protects pictures: without loss, or as the endpoint does."""
+    if not fast:
+        from platecrypt.imaging.bulk import Worker
+
+        return Worker
+    from platecrypt.serving.bulk import EndpointWorker
+
+    return EndpointWorker
 
 
 def _served_model() -> Path:
@@ -119,15 +156,17 @@ def _named(job: "Job", output: Path, given: "BoxFile") -> str:
     return below if below in given.names else name
 
 
-def _protect_jobs(jobs: "Sequence[Job]", options: "Options", workers: int) -> "list[Outcome]":
+def _protect_jobs(
+    jobs: "Sequence[Job]", options: "Options", workers: int, worker: "type[Worker]"
+) -> "list[Outcome]":
     from platecrypt.imaging.bulk import protect_all
     from platecrypt.progress import progress
 
     if len(jobs) == 1:
-        return list(protect_all(jobs, options))
+        return list(protect_all(jobs, options, worker=worker))
     outcomes = []
     with progress("protecting") as bar:
-        for outcome in protect_all(jobs, options, workers=workers):
+        for outcome in protect_all(jobs, options, workers=workers, worker=worker):
             outcomes.append(outcome)
             bar(len(outcomes), len(jobs))
     return outcomes
@@ -177,15 +216,14 @@ def _report_lines(outcomes: "list[Outcome]") -> None:
 
 
 def _protect_stream(
-    files: list[str], output: str, options: "Options", given: "BoxFile | None", as_json: bool
+    files: list[str], output: str, worker: "Worker", given: "BoxFile | None", as_json: bool
 ) -> None:
     """One picture through a pipe, on one side or on both."""
     from platecrypt.imaging import sidecar_of, write_whole
-    from platecrypt.imaging.bulk import Worker
 
     if len(files) != 1 or Path(files[0]).is_dir():
         raise BadInputError("standard input and output take exactly one picture")
-    if output == STANDARD and (options.sidecar or as_json):
+    if output == STANDARD and (worker.options.sidecar or as_json):
         raise BadInputError("standard output takes the picture: no --sidecar and no --json with it")
     if output != STANDARD and files[0] != STANDARD:
         raise BadInputError("one of input and output must be -")
@@ -193,7 +231,7 @@ def _protect_stream(
     if output != STANDARD and target.is_dir():
         raise BadInputError(f"{output} is a folder; name the file that standard input becomes")
     boxes = None if given is None else given.of(Path(files[0]).name)
-    done = Worker(options).protect(read_input(files[0]), boxes)
+    done = worker.protect(read_input(files[0]), boxes)
     for note in done.notes:
         say(note)
     if output == STANDARD:

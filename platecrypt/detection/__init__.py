@@ -4,8 +4,18 @@ Importing this package is cheap; OpenCV, ONNX Runtime and OpenVINO are imported 
 that run.
 """
 
+from platecrypt.detection.backends import Name, Precision
 from platecrypt.detection.engine import CONFIDENCE_KEY, Detections, Detector, find_model
 from platecrypt.detection.letterbox import Letterbox
 from platecrypt.detection.nms import suppress
 
-__all__ = ["CONFIDENCE_KEY", "Detections", "Detector", "Letterbox", "find_model", "suppress"]
+__all__ = [
+    "CONFIDENCE_KEY",
+    "Detections",
+    "Detector",
+    "Letterbox",
+    "Name",
+    "Precision",
+    "find_model",
+    "suppress",
+]

@@ -1,7 +1,7 @@
 """Who runs the network: ONNX Runtime or OpenVINO, behind one interface, chosen by measurement.
 
-A backend takes the letterboxed square as it is, `(S, S, 3)` uint8, and gives the rows of the
-network, `(5, N)` float32: cx, cy, w, h in pixels of the square, and the score.
+A backend takes letterboxed frames as they are, `(B, H, W, 3)` uint8, and gives the rows of the
+network, `(B, 5, N)` float32: cx, cy, w, h in pixels of the frame, and the score.
 """
 
 import logging
@@ -10,21 +10,24 @@ import statistics
 import threading
 import time
 from collections.abc import Callable, Sequence
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Literal, Protocol
 
 import numpy as np
 from numpy.typing import NDArray
 
+from platecrypt.detection.letterbox import Letterbox
 from platecrypt.errors import BadInputError
 
 Name = Literal["auto", "onnxruntime", "openvino", "tensorrt"]
 Precision = Literal["auto", "f32", "bf16", "int8"]
 
-MEASURE_S = 0.8  # for all candidates together
+MEASURE_S = 0.5  # for all candidates together
 MAX_ROUNDS = 15
 INT8_KEY, INT8 = "platecrypt.precision", "int8"  # in the metadata of a quantised model
 GREY = 114
+WIDE = 9 / 16  # of the frame that is measured with: what most cameras make
 
 logger = logging.getLogger("platecrypt.detection")
 
@@ -34,37 +37,71 @@ class Backend(Protocol):
 
     Attributes:
         provider: what runs it, for people and logs, e.g. "CPUExecutionProvider".
+        kind: how to ask for the same again: name and precision.
     """
 
     provider: str
+    kind: "tuple[Name, Precision]"
 
-    def forward(self, square: NDArray[np.uint8]) -> NDArray[np.float32]:
-        """One pass over a square."""
+    def forward(self, frames: NDArray[np.uint8]) -> NDArray[np.float32]:
+        """The rows of frames of one shape."""
+
+
+@dataclass(frozen=True)
+class Shape:
+    """What a network takes.
+
+    Attributes:
+        size: longer side of its frames, pixels.
+        stride: of a network that takes any rectangle of whole strides, pixels; 0: squares only.
+        batch: whether it takes several frames at once.
+    """
+
+    size: int
+    stride: int = 0
+    batch: bool = False
+
+    def frame(self) -> NDArray[np.uint8]:
+        """A grey frame like most that will come, `(1, H, W, 3)`."""
+        height = round(self.size * WIDE) if self.stride else self.size
+        box = Letterbox(self.size, height, self.size, self.stride)
+        return np.full((1, *box.frame[::-1], 3), GREY, np.uint8)
 
 
 class OnnxRuntime:
     """ONNX Runtime, on the CPU or a GPU."""
 
-    def __init__(self, session: Any) -> None:
-        self.session = session
+    def __init__(self, session: Any, shape: Shape, name: Name = "onnxruntime") -> None:
+        self._session = session
+        self.kind: tuple[Name, Precision] = (name, "auto")  # it has one: the model's own
+        self._batch = shape.batch
         self._input = session.get_inputs()[0].name
         self.provider = str(session.get_providers()[0])
 
-    def forward(self, square: NDArray[np.uint8]) -> NDArray[np.float32]:
-        """One pass over a square."""
-        return np.asarray(self.session.run(None, {self._input: blob_of(square)})[0][0], np.float32)
+    def forward(self, frames: NDArray[np.uint8]) -> NDArray[np.float32]:
+        """The rows of frames of one shape."""
+        return _in_turn(self._run, frames, at_once=self._batch)
+
+    def _run(self, frames: NDArray[np.uint8]) -> NDArray[np.float32]:
+        found = self._session.run(None, {self._input: blob_of(frames)})[0]
+        return np.asarray(found, np.float32)
 
 
 class OpenVino:
-    """OpenVINO on the CPU; the conversion of the pixels is part of its graph."""
+    """OpenVINO on the CPU; the conversion of the pixels is part of its graph.
 
-    def __init__(self, model: bytes, size: int, *, threads: int, precision: str) -> None:
+    A network of any shape is compiled once for all shapes: that costs a twentieth of the speed of
+    one that is compiled for a shape, and no client makes us compile by sending another one.
+    """
+
+    def __init__(self, model: bytes, shape: Shape, *, threads: int, precision: Precision) -> None:
         import openvino  # type: ignore[import-untyped]
         from openvino.preprocess import PrePostProcessor  # type: ignore[import-untyped]
 
         core = openvino.Core()
         network = core.read_model(model, b"")
-        network.reshape([1, 3, size, size])
+        side = -1 if shape.stride else shape.size
+        network.reshape([-1 if shape.batch else 1, 3, side, side])
         steps = PrePostProcessor(network)
         steps.input().tensor().set_element_type(openvino.Type.u8).set_layout(
             openvino.Layout("NHWC")
@@ -83,25 +120,42 @@ class OpenVino:
             },
         )
         self._own = threading.local()
+        self._batch = shape.batch
+        self.kind: tuple[Name, Precision] = ("openvino", precision)
         self.provider = f"OpenVINO {precision}"
 
-    def forward(self, square: NDArray[np.uint8]) -> NDArray[np.float32]:
-        """One pass over a square."""
+    def forward(self, frames: NDArray[np.uint8]) -> NDArray[np.float32]:
+        """The rows of frames of one shape."""
+        return _in_turn(self._run, frames, at_once=self._batch)
+
+    def _run(self, frames: NDArray[np.uint8]) -> NDArray[np.float32]:
         request = getattr(self._own, "request", None)
         if request is None:
             request = self._own.request = self._compiled.create_infer_request()
-        (rows,) = request.infer([square[np.newaxis]]).values()
-        return np.array(rows[0], np.float32)  # a copy: the next pass writes to the same place
+        (rows,) = request.infer([frames]).values()
+        return np.array(rows, np.float32)  # a copy: the next pass writes to the same place
 
 
-def blob_of(square: NDArray[np.uint8]) -> NDArray[np.float32]:
-    """A `(S, S, 3)` uint8 square as the `(1, 3, S, S)` float32 that the network takes, 0..1."""
+def _in_turn(
+    run: Callable[[NDArray[np.uint8]], NDArray[np.float32]],
+    frames: NDArray[np.uint8],
+    *,
+    at_once: bool,
+) -> NDArray[np.float32]:
+    if at_once or len(frames) == 1:
+        return run(frames)
+    return np.concatenate([run(frames[at : at + 1]) for at in range(len(frames))])
+
+
+def blob_of(frames: NDArray[np.uint8]) -> NDArray[np.float32]:
+    """`(B, H, W, 3)` uint8 frames as the `(B, 3, H, W)` float32 that the network takes, 0..1."""
     import cv2
 
-    height, width = square.shape[:2]
-    blob = np.empty((1, 3, height, width), np.float32)
-    for plane, values in zip(blob[0], cv2.split(square), strict=True):
-        np.multiply(values, np.float32(1 / 255), out=plane)
+    count, height, width, _ = frames.shape
+    blob = np.empty((count, 3, height, width), np.float32)
+    for planes, frame in zip(blob, frames, strict=True):
+        for plane, values in zip(planes, cv2.split(frame), strict=True):
+            np.multiply(values, np.float32(1 / 255), out=plane)
     return blob
 
 
@@ -138,7 +192,7 @@ def choose(
     model: Path,
     data: bytes,
     session: Any,
-    size: int,
+    shape: Shape,
     *,
     name: Name,
     precision: Precision,
@@ -150,7 +204,7 @@ def choose(
         model: the file, for messages.
         data: its bytes.
         session: an ONNX Runtime session of it, loaded already.
-        size: side of the network's input, pixels.
+        shape: of the network's input.
         name: "auto" lets ONNX Runtime and OpenVINO compete.
         precision: of the arithmetic; "auto" lets f32 and bf16 compete (OpenVINO only).
         threads: of one forward pass.
@@ -163,12 +217,12 @@ def choose(
         raise BadInputError(f"model {model} is not INT8; make one with `platecrypt quantize`")
     makers: list[Callable[[], Backend]] = []
     if name == "tensorrt":
-        return OnnxRuntime(onnx_session(model, data, threads, tensorrt=True))
+        return OnnxRuntime(onnx_session(model, data, threads, tensorrt=True), shape, name)
     if name in ("auto", "onnxruntime") and precision != "bf16":
-        makers.append(lambda: OnnxRuntime(session))
+        makers.append(lambda: OnnxRuntime(session, shape))
     if name in ("auto", "openvino"):
         makers += [
-            lambda kind=kind: OpenVino(data, size, threads=threads, precision=kind)  # type: ignore[misc]
+            lambda kind=kind: OpenVino(data, shape, threads=threads, precision=kind)  # type: ignore[misc]
             for kind in _openvino_precisions(precision, quantised=quantised)
         ]
     found, why = _made(makers)
@@ -176,18 +230,18 @@ def choose(
         raise BadInputError(
             f"no backend runs {model} as {name} {precision}: {why or 'this machine has none'}"
         )
-    return found[0] if len(found) == 1 else fastest(found, size)
+    return found[0] if len(found) == 1 else fastest(found, shape)
 
 
-def fastest(candidates: Sequence[Backend], size: int, *, budget_s: float = MEASURE_S) -> Backend:
+def fastest(candidates: Sequence[Backend], shape: Shape, *, budget_s: float = MEASURE_S) -> Backend:
     """The candidate with the shortest median pass; all are measured within the budget, in turns."""
-    square = np.full((size, size, 3), GREY, np.uint8)
+    frame = shape.frame()
     times: list[list[float]] = [[] for _ in candidates]
     end = time.monotonic() + budget_s
     for turn in range(MAX_ROUNDS + 1):
         for candidate, taken in zip(candidates, times, strict=True):
             began = time.perf_counter()
-            candidate.forward(square)
+            candidate.forward(frame)
             if turn:  # the first pass is the one that warms up
                 taken.append(time.perf_counter() - began)
         if turn and time.monotonic() > end:
@@ -207,7 +261,7 @@ def first_line(error: Exception) -> str:
     return str(error).strip().split("\n")[0][:200]
 
 
-def _openvino_precisions(precision: Precision, *, quantised: bool) -> list[str]:
+def _openvino_precisions(precision: Precision, *, quantised: bool) -> list[Precision]:
     try:
         import openvino
     except ImportError:

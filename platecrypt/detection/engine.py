@@ -2,7 +2,8 @@
 
 import hashlib
 import math
-from dataclasses import dataclass
+from collections.abc import Sequence
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -14,6 +15,7 @@ from platecrypt.detection.backends import (
     Name,
     OnnxRuntime,
     Precision,
+    Shape,
     choose,
     first_line,
     onnx_session,
@@ -25,7 +27,7 @@ from platecrypt.errors import BadInputError
 CONFIDENCE_KEY = "platecrypt.confidence"
 """In the metadata of an ONNX file: the working threshold, 0..1, as text."""
 DEFAULT_CONFIDENCE = 0.25
-DEFAULT_SIZE = 640  # YOLOv8's own, for a model that takes any size and names none
+DEFAULT_SIZE, DEFAULT_STRIDE = 640, 32  # YOLOv8's own, for a model that names none
 
 
 @dataclass(frozen=True)
@@ -48,22 +50,26 @@ class Detector:
     """A loaded network. Safe to use from several threads.
 
     Attributes:
-        size: side of the network's square input, pixels.
+        size: longer side of what the network looks at, pixels.
+        stride: of a network that takes any rectangle of whole strides, pixels; 0: squares only.
         confidence: boxes with a score at or below it are dropped, 0..1.
         iou: the overlap at which the weaker of two boxes is dropped, 0..1.
         provider: what runs the network, e.g. "CPUExecutionProvider" or "OpenVINO bf16".
+        kind: the backend and precision to load the same again with, where "auto" has measured.
         digest: SHA-256 of the model file, hexadecimal.
     """
 
     def __init__(
-        self, backend: Backend, *, size: int, confidence: float, iou: float, digest: str
+        self, backend: Backend, *, shape: Shape, confidence: float, iou: float, digest: str
     ) -> None:
         self._backend = backend
-        self.size = size
+        self.size = shape.size
+        self.stride = shape.stride
         self.confidence = confidence
         self.iou = iou
         self.digest = digest
         self.provider = backend.provider
+        self.kind = backend.kind
 
     @classmethod
     def load(
@@ -76,7 +82,9 @@ class Detector:
         backend: Name = "onnxruntime",
         precision: Precision = "f32",
     ) -> "Detector":
-        """Load an ONNX file as ultralytics exports it: `(1, 3, S, S)` in, `(1, 5, N)` out.
+        """Load an ONNX file as ultralytics exports it: `(B, 3, H, W)` in, `(B, 5, N)` out.
+
+        Its input tells what it takes: squares of one size, or any rectangle of whole strides.
 
         Args:
             model: the file.
@@ -99,16 +107,18 @@ class Detector:
         except OSError as error:
             raise BadInputError(f"model {model}: {error.strerror}; train or download it") from None
         session = onnx_session(model, data, threads)
-        size = _input_size(model, session)
+        shape = _input_shape(model, session)
         if confidence is None:
             confidence = _working_threshold(model, session)
-        _check_output(model, OnnxRuntime(session), size)
+        _check_output(model, session, shape)
+        if backend == "tensorrt":  # it builds an engine for a shape, which may take minutes
+            shape = replace(shape, stride=0)
         chosen = choose(
-            model, data, session, size, name=backend, precision=precision, threads=threads
+            model, data, session, shape, name=backend, precision=precision, threads=threads
         )
         return cls(
             chosen,
-            size=size,
+            shape=shape,
             confidence=confidence,
             iou=iou,
             digest=hashlib.sha256(data).hexdigest(),
@@ -124,14 +134,56 @@ class Detector:
         Raises:
             BadInputError: `pixels` is no such array, or the threshold is out of range.
         """
+        return self.detect_batch([pixels], [confidence])[0]
+
+    def detect_all(
+        self, images: Sequence[NDArray[np.uint8]], confidences: Sequence[float | None]
+    ) -> list[Detections]:
+        """Find plates in one image after the other; arguments and errors as `detect_batch`."""
+        given = zip(images, confidences, strict=True)
+        return [self.detect(image, confidence=confidence) for image, confidence in given]
+
+    def detect_batch(
+        self, images: Sequence[NDArray[np.uint8]], confidences: Sequence[float | None]
+    ) -> list[Detections]:
+        """Find plates in several images; those whose frames are alike go through in one pass.
+
+        For GPUs: on a CPU it is no faster, and takes the memory of all images at once.
+
+        Args:
+            images: each `(H, W, 3)` uint8, RGB, any size from 1 x 1.
+            confidences: a threshold for each, 0..1; None takes the detector's.
+
+        Raises:
+            BadInputError: an image is no such array, or a threshold is out of range.
+        """
+        given = zip(images, confidences, strict=True)
+        thresholds = [self.checked(image, confidence) for image, confidence in given]
+        boxes = [
+            Letterbox(image.shape[1], image.shape[0], self.size, self.stride) for image in images
+        ]
+        alike: dict[tuple[int, int], list[int]] = {}
+        for index, box in enumerate(boxes):
+            alike.setdefault(box.frame, []).append(index)
+        found: dict[int, Detections] = {}
+        for members in alike.values():
+            frames = np.stack([boxes[index].apply(images[index]) for index in members])
+            for index, rows in zip(members, self._backend.forward(frames), strict=True):
+                found[index] = self._read(rows, boxes[index], thresholds[index])
+        return [found[index] for index in range(len(images))]
+
+    def checked(self, pixels: NDArray[np.uint8], confidence: float | None) -> float:
+        """The threshold for an image.
+
+        Raises:
+            BadInputError: it is out of range, or the image is none.
+        """
         if pixels.dtype != np.uint8 or pixels.ndim != 3 or pixels.shape[2] != 3 or not pixels.size:
             raise BadInputError(f"an image is (H, W, 3) uint8, not {pixels.shape} {pixels.dtype}")
         threshold = self.confidence if confidence is None else confidence
         if not 0 <= threshold <= 1:
             raise BadInputError(f"confidence {threshold} is not between 0 and 1")
-        letterbox = Letterbox(width=pixels.shape[1], height=pixels.shape[0], size=self.size)
-        rows = self._backend.forward(letterbox.apply(pixels))
-        return self._read(rows, letterbox, threshold)
+        return threshold
 
     def _read(
         self, rows: NDArray[np.float32], letterbox: Letterbox, threshold: float
@@ -161,12 +213,10 @@ def find_model(folder: Path) -> Path:
     return found[0]
 
 
-def _check_output(model: Path, runtime: OnnxRuntime, size: int) -> None:
+def _check_output(model: Path, session: Any, shape: Shape) -> None:
     """Run once on grey: the only proof that the graph is the one we read."""
     try:
-        rows = runtime.session.run(
-            None, {runtime.session.get_inputs()[0].name: np.full((1, 3, size, size), 0.5, "f4")}
-        )[0]
+        rows = OnnxRuntime(session, shape).forward(shape.frame())
     except Exception as error:  # noqa: BLE001 - ONNX Runtime's exceptions share no other base
         raise _no_detector(model, f"it does not run ({first_line(error)})") from None
     if rows.ndim != 3 or rows.shape[:2] != (1, 5):
@@ -186,18 +236,25 @@ def _working_threshold(model: Path, session: Any) -> float:
     return value
 
 
-def _input_size(model: Path, session: Any) -> int:
+def _input_shape(model: Path, session: Any) -> Shape:
     inputs = session.get_inputs()
     shape = list(inputs[0].shape) if len(inputs) == 1 else []
     if len(shape) != 4 or inputs[0].type != "tensor(float)" or shape[1] != 3:
         raise _no_detector(model, f"its input is {shape}, not (1, 3, S, S) float")
+    batch = not isinstance(shape[0], int)
     if isinstance(shape[2], int):
         if shape[2] != shape[3]:
             raise _no_detector(model, f"its input is not square: {shape}")
-        return shape[2]
-    named = session.get_modelmeta().custom_metadata_map.get("imgsz", "")
-    digits = named.strip("[]() ").split(",")[0].strip()
-    return int(digits) if digits.isdigit() else DEFAULT_SIZE
+        return Shape(shape[2], batch=batch)
+    named = session.get_modelmeta().custom_metadata_map
+    size = _number(named.get("imgsz", ""), DEFAULT_SIZE)
+    return Shape(size, _number(named.get("stride", ""), DEFAULT_STRIDE), batch)
+
+
+def _number(text: str, otherwise: int) -> int:
+    """The first number of what ultralytics writes, as "[640, 640]" or "32"."""
+    digits = text.strip("[]() ").split(",")[0].strip()
+    return int(digits) if digits.isdigit() and int(digits) else otherwise
 
 
 def _no_detector(model: Path, why: str) -> BadInputError:

@@ -1,8 +1,10 @@
-"""The letterbox: how an image of any size becomes the square that the network wants, and back.
+"""The letterbox: how an image of any size becomes the frame that the network looks at, and back.
 
-The numbers are those of ultralytics' validation transform (aspect kept, scaled up or down,
-bilinear, grey 114, centred, the odd pixel of padding at the bottom and the right), because a
-network sees best what it was trained on.
+A network of fixed shape looks at a square. One that takes any shape looks at the smallest rectangle
+of whole strides that holds the scaled image: 640 x 384 instead of 640 x 640 for a 16:9 picture, two
+fifths less work. The numbers are those of ultralytics (aspect kept, scaled up or down, bilinear,
+grey 114, centred, the odd pixel of padding at the bottom and the right), because a network sees
+best what it was trained on.
 """
 
 from dataclasses import dataclass
@@ -17,33 +19,43 @@ TIE = 0.1  # ultralytics' way to give the odd pixel of padding to the far side
 
 @dataclass(frozen=True)
 class Letterbox:
-    """The mapping between a source image and the network's square.
+    """The mapping between a source image and the network's frame.
 
     Attributes:
         width, height: of the source image, pixels, at least 1.
-        size: side of the square, pixels.
+        size: longer side of the frame, pixels.
+        stride: both sides of the frame are multiples of it, pixels; 0: the frame is the square.
     """
 
     width: int
     height: int
     size: int
+    stride: int = 0
 
     @property
     def inner(self) -> tuple[int, int]:
-        """Width and height of the scaled image inside the square, pixels, at least 1."""
+        """Width and height of the scaled image inside the frame, pixels, at least 1."""
         gain = min(self.size / self.height, self.size / self.width)
         return max(round(self.width * gain), 1), max(round(self.height * gain), 1)
 
     @property
+    def frame(self) -> tuple[int, int]:
+        """Width and height of what the network looks at, pixels."""
+        if not self.stride:
+            return self.size, self.size
+        width, height = (-(-side // self.stride) * self.stride for side in self.inner)
+        return width, height
+
+    @property
     def offset(self) -> tuple[int, int]:
         """Left and top padding, pixels."""
-        width, height = self.inner
-        return round((self.size - width) / 2 - TIE), round((self.size - height) / 2 - TIE)
+        width, height = (outer - inner for outer, inner in zip(self.frame, self.inner, strict=True))
+        return round(width / 2 - TIE), round(height / 2 - TIE)
 
     def fit(self, pixels: NDArray[np.uint8]) -> NDArray[np.uint8]:
         """The source `(height, width, 3)` uint8 scaled to `inner`, without the padding.
 
-        The letterbox of what this gives is the same square, so a picture may be fitted in one
+        The letterbox of what this gives is the same frame, so a picture may be fitted in one
         process and padded in another.
         """
         import cv2
@@ -54,18 +66,18 @@ class Letterbox:
         return np.asarray(scaled, np.uint8)
 
     def apply(self, pixels: NDArray[np.uint8]) -> NDArray[np.uint8]:
-        """The source `(height, width, 3)` uint8 as a `(size, size, 3)` uint8 square."""
+        """The source `(height, width, 3)` uint8 as the uint8 frame, `(*frame[::-1], 3)`."""
         scaled = self.fit(pixels)
         width, height = self.inner
-        if (width, height) == (self.size, self.size):
+        if (width, height) == self.frame:
             return np.ascontiguousarray(scaled)
         left, top = self.offset
-        square = np.full((self.size, self.size, 3), GREY, np.uint8)
-        square[top : top + height, left : left + width] = scaled
-        return square
+        frame = np.full((*self.frame[::-1], 3), GREY, np.uint8)
+        frame[top : top + height, left : left + width] = scaled
+        return frame
 
     def to_source(self, boxes: NDArray[np.float32]) -> NDArray[np.float32]:
-        """Boxes `(N, 4)` x1, y1, x2, y2 of the square in source pixels, clipped to the image.
+        """Boxes `(N, 4)` x1, y1, x2, y2 of the frame in source pixels, clipped to the image.
 
         The gain is taken per axis, so that the rounding of the inner size is undone exactly.
         """

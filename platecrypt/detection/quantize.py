@@ -79,7 +79,7 @@ def quantize(
         raise BadInputError("the pictures show no plate, so nothing says what INT8 would lose")
     with tempfile.TemporaryDirectory() as folder:
         made = Path(folder) / "int8.onnx"
-        _write(model, made, samples[:CALIBRATION_IMAGES], original.size)
+        _write(model, made, samples[:CALIBRATION_IMAGES], original)
         before = _recall(original, judged, truths)
         after = _recall(Detector.load(made, confidence=confidence), judged, truths)
         if after < before - MAX_LOSS:
@@ -172,7 +172,7 @@ def _recall(
     return found / sum(map(len, truths))
 
 
-def _write(model: Path, output: Path, samples: Sequence[Sample], size: int) -> None:
+def _write(model: Path, output: Path, samples: Sequence[Sample], original: Detector) -> None:
     import onnx
     from onnxruntime.quantization import (
         CalibrationDataReader,
@@ -183,7 +183,7 @@ def _write(model: Path, output: Path, samples: Sequence[Sample], size: int) -> N
 
     class Reader(CalibrationDataReader):  # type: ignore[misc]
         def __init__(self, name: str) -> None:
-            self._blobs = ({name: blob} for blob in _blobs(samples, size))
+            self._blobs = ({name: blob} for blob in _blobs(samples, original))
 
         def get_next(self) -> Any:
             return next(self._blobs, None)
@@ -209,10 +209,12 @@ def _write(model: Path, output: Path, samples: Sequence[Sample], size: int) -> N
     onnx.save(made, output)
 
 
-def _blobs(samples: Sequence[Sample], size: int) -> Iterator[NDArray[np.float32]]:
+def _blobs(samples: Sequence[Sample], original: Detector) -> Iterator[NDArray[np.float32]]:
     for sample in samples:
         pixels = sample.read()
-        yield blob_of(Letterbox(pixels.shape[1], pixels.shape[0], size).apply(pixels))
+        height, width = pixels.shape[:2]
+        box = Letterbox(width, height, original.size, original.stride)
+        yield blob_of(box.apply(pixels)[np.newaxis])
 
 
 def _place(made: Path, output: Path) -> None:

@@ -9,10 +9,10 @@ from concurrent.futures.process import BrokenProcessPool
 from dataclasses import dataclass, replace
 from datetime import UTC, datetime
 from pathlib import Path
-from typing import Literal
+from typing import ClassVar, Literal
 
 from platecrypt.cipher import Keyring, KeyringError
-from platecrypt.detection import Detector
+from platecrypt.detection import Detector, Name, Precision
 from platecrypt.errors import BadInputError, PlatecryptError, UnavailableError
 from platecrypt.imaging.boxes import Quads
 from platecrypt.imaging.files import (
@@ -43,6 +43,7 @@ class Options:
         sidecar: keep the envelopes in `NAME.sle`.
         strip_metadata: leave out places, makers, serial numbers and times.
         force: protect again what is protected already.
+        backend, precision: who runs the detector, and its arithmetic; see `Detector.load`.
     """
 
     keys: Path
@@ -52,6 +53,8 @@ class Options:
     sidecar: bool = False
     strip_metadata: bool = False
     force: bool = False
+    backend: Name = "onnxruntime"
+    precision: Precision = "f32"
 
 
 @dataclass(frozen=True)
@@ -93,6 +96,9 @@ class Outcome:
 class Worker:
     """Protects one file after another; keys and model are loaded once."""
 
+    # Imported once, before workers are forked.
+    preload: ClassVar[tuple[str, ...]] = ("platecrypt.imaging.warm",)
+
     def __init__(self, options: Options) -> None:
         """Load what is needed. Not numba: the cipher takes it by itself once it pays.
 
@@ -106,8 +112,19 @@ class Worker:
             self._keyring = Keyring.load(options.keys)
         except KeyringError as error:
             raise BadInputError(str(error)) from None
-        self._options = options
-        self._detector = None if options.model is None else Detector.load(options.model)
+        self.options = options
+        self._detector = None
+        if options.model is not None:
+            self._detector = Detector.load(
+                options.model, backend=options.backend, precision=options.precision
+            )
+
+    def settled(self) -> Options:
+        """The options with what was measured here, so that not every process measures again."""
+        if self._detector is None:
+            return self.options
+        backend, precision = self._detector.kind
+        return replace(self.options, backend=backend, precision=precision)
 
     def protect(self, data: bytes, boxes: Quads | None) -> ProtectedFile:
         """Protect one file's bytes.
@@ -115,7 +132,7 @@ class Worker:
         Raises:
             BadInputError: see `protect_file`.
         """
-        options, scores = self._options, None
+        options, scores = self.options, None
         name, version = GIVEN, GIVEN
         found: object = boxes
         if boxes is None:
@@ -141,7 +158,7 @@ class Worker:
         failed = Outcome(job.source, job.target, "failed", exit_code=1)
         try:
             data = job.source.read_bytes()
-            if not self._options.force and is_done(data, job.target):
+            if not self.options.force and is_done(data, job.target):
                 return replace(failed, state="skipped", exit_code=0)
             done = self.protect(data, job.boxes)
             job.target.parent.mkdir(parents=True, exist_ok=True)
@@ -223,13 +240,16 @@ def _check_targets(jobs: Sequence[Job]) -> None:
         targets[target] = job.source
 
 
-def protect_all(jobs: Sequence[Job], options: Options, *, workers: int = 1) -> Iterator[Outcome]:
+def protect_all(
+    jobs: Sequence[Job], options: Options, *, workers: int = 1, worker: type[Worker] = Worker
+) -> Iterator[Outcome]:
     """Do all jobs; outcomes come in the order in which they end.
 
     Args:
         jobs: what to do.
         options: how.
         workers: processes beside each other.
+        worker: who does them.
 
     Raises:
         BadInputError: the keyring or the model cannot be used; nothing was done.
@@ -237,22 +257,38 @@ def protect_all(jobs: Sequence[Job], options: Options, *, workers: int = 1) -> I
     if workers < 1:
         raise BadInputError(f"--workers {workers} is less than 1")
     if workers == 1 or len(jobs) < 2:
-        yield from map(Worker(options).run, jobs)
+        yield from map(worker(options).run, jobs)
         return
-    Worker(options)  # for the errors it raises, before anything is started
-    yield from _in_processes(list(jobs), options, min(workers, len(jobs)))
+    options = worker(options).settled()  # raises before anything is started
+    yield from _in_processes(list(jobs), _Team(worker, options, min(workers, len(jobs))))
 
 
-def _in_processes(jobs: list[Job], options: Options, workers: int) -> Iterator[Outcome]:
+@dataclass(frozen=True)
+class _Team:
+    """Processes that do jobs: who, how, and how many beside each other."""
+
+    worker: type[Worker]
+    options: Options
+    size: int
+
+    def pool(self, size: int) -> ProcessPoolExecutor:
+        context = multiprocessing.get_context("forkserver")
+        # The server imports once, and every worker is a fork of it.
+        context.set_forkserver_preload(list(self.worker.preload))
+        members = (self.worker, self.options)
+        return ProcessPoolExecutor(size, context, initializer=_start_worker, initargs=members)
+
+
+def _in_processes(jobs: list[Job], team: _Team) -> Iterator[Outcome]:
     """A process that dies takes its pool with it: what it may have worked on is tried alone."""
     left = jobs[::-1]
     while left:
         running: dict[Future[Outcome], Job] = {}
         suspects: list[Job] = []
-        with _pool(options, workers) as pool:
+        with team.pool(team.size) as pool:
             while (left or running) and not suspects:
                 try:
-                    while left and len(running) < 2 * workers:
+                    while left and len(running) < 2 * team.size:
                         running[pool.submit(_run_in_worker, left[-1])] = left[-1]
                         left.pop()
                     for future in wait(running, return_when=FIRST_COMPLETED).done:
@@ -262,11 +298,11 @@ def _in_processes(jobs: list[Job], options: Options, workers: int) -> Iterator[O
                 except BrokenProcessPool:
                     suspects = list(running.values()) or [left.pop()]
         for job in suspects:
-            yield _alone(job, options)
+            yield _alone(job, team)
 
 
-def _alone(job: Job, options: Options) -> Outcome:
-    with _pool(options, 1) as pool:
+def _alone(job: Job, team: _Team) -> Outcome:
+    with team.pool(1) as pool:
         try:
             return pool.submit(_run_in_worker, job).result()
         except BrokenProcessPool:
@@ -274,19 +310,12 @@ def _alone(job: Job, options: Options) -> Outcome:
             return Outcome(job.source, job.target, "failed", error=why, exit_code=1)
 
 
-def _pool(options: Options, workers: int) -> ProcessPoolExecutor:
-    context = multiprocessing.get_context("forkserver")
-    # The server imports once, and every worker is a fork of it.
-    context.set_forkserver_preload(["platecrypt.imaging.warm"])
-    return ProcessPoolExecutor(workers, context, initializer=_start_worker, initargs=(options,))
-
-
 _worker: Worker | None = None
 
 
-def _start_worker(options: Options) -> None:
+def _start_worker(worker: type[Worker], options: Options) -> None:
     global _worker
-    _worker = Worker(options)
+    _worker = worker(options)
 
 
 def _run_in_worker(job: Job) -> Outcome:

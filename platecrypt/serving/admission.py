@@ -22,6 +22,7 @@ class Admission:
 
     def __init__(self, *, working: int, waiting: int, patience_s: float) -> None:
         self._limit = working + waiting
+        metrics.INSIDE_LIMIT.set(self._limit)
         self._slots = asyncio.Semaphore(working)
         self._patience_s = patience_s
         self._inside = 0

@@ -11,6 +11,7 @@ from typing import Any
 from uvicorn.protocols.http.httptools_impl import HttpToolsProtocol
 
 LINGER_S = 0.5
+GATHERED = 2**20  # bytes of a body that are handed on together
 
 
 class Connection(HttpToolsProtocol):
@@ -32,10 +33,17 @@ class Connection(HttpToolsProtocol):
 
     def on_body(self, body: bytes) -> None:
         """Take what came; the door counts it, so there is no need to stop and go on reading."""
-        if self.cycle.response_complete:
+        cycle = self.cycle
+        if cycle.response_complete:
             return
-        self.cycle.body += body
-        self.cycle.message_event.set()
+        held: Any = cycle.body  # not `bytes += bytes`: that copies all of it for each part
+        if held and isinstance(held, bytes):
+            held = bytearray(held)
+        held += body
+        cycle.body = held
+        # The door is woken for much of it, or by uvicorn for the last of it: not for each packet.
+        if len(cycle.body) >= GATHERED:
+            cycle.message_event.set()
 
     def on_headers_complete(self) -> None:
         """The headers are there: what follows is the door's to limit."""

@@ -1,8 +1,10 @@
 """The OpenAPI description of the endpoint: what the server really takes and answers."""
 
+from collections.abc import Sequence
 from typing import Any
 
 from platecrypt import __version__
+from platecrypt.serving.oip import HEADER_LENGTH
 from platecrypt.serving.requests import MAX_IMAGES, MEDIA
 
 _SHARE = {"type": "number", "minimum": 0, "maximum": 1}
@@ -10,6 +12,9 @@ _TEXT = {"type": "string"}
 _INTEGER = {"type": "integer"}
 _BASE64 = {"type": "string", "contentEncoding": "base64"}
 _BINARY = {"type": "string", "format": "binary"}
+_PIXEL = (  # the smallest picture there is: a PNG of one grey pixel
+    "iVBORw0KGgoAAAANSUhEUgAAAAEAAAABCAIAAACQd1PeAAAADElEQVQIHWOIiooCAAIgAQ92OisHAAAAAElFTkSuQmCC"
+)
 _CAMERA = {"type": "string", "pattern": "^[A-Za-z0-9._:/-]{0,128}$"}
 _OPTIONS: dict[str, Any] = {
     "confidence": {**_SHARE, "description": "threshold of a detection"},
@@ -20,9 +25,10 @@ _OPTIONS: dict[str, Any] = {
 }
 
 
-def description() -> dict[str, Any]:
-    """The document, OpenAPI 3.1."""
-    model = {"name": "model_name", "in": "path", "required": True, "schema": _TEXT}
+def description(models: Sequence[str]) -> dict[str, Any]:
+    """The document, OpenAPI 3.1; `models` are the names of what is served."""
+    names = {**_TEXT, "enum": sorted(models)}
+    model = {"name": "model_name", "in": "path", "required": True, "schema": names}
     return {
         "openapi": "3.1.0",
         "info": {
@@ -64,7 +70,13 @@ def _v1(model: dict[str, Any]) -> dict[str, Any]:
         "parameters": [model, *query],
         "requestBody": {
             "required": True,
-            "content": {"application/json": {"schema": _ref("V1Request")}, **files},
+            "content": {
+                "application/json": {
+                    "schema": _ref("V1Request"),
+                    "example": {"instances": [{"image": {"b64": _PIXEL}}]},
+                },
+                **files,
+            },
         },
         "responses": {
             "200": {
@@ -78,14 +90,24 @@ def _v1(model: dict[str, Any]) -> dict[str, Any]:
 
 
 def _v2(model: dict[str, Any]) -> dict[str, Any]:
+    tensor = {"name": "image", "datatype": "BYTES", "shape": [1]}
+    header = {
+        "name": HEADER_LENGTH,
+        "in": "header",
+        "description": "bytes of JSON before the raw tensors, where there are any",
+        "schema": {**_INTEGER, "minimum": 0},
+    }
     return {
         "operationId": "infer",
         "summary": "Protect pictures given as tensors: BYTES (encoded files) or UINT8 (pixels)",
-        "parameters": [model],
+        "parameters": [model, header],
         "requestBody": {
             "required": True,
             "content": {
-                "application/json": {"schema": _ref("V2Request")},
+                "application/json": {
+                    "schema": _ref("V2Request"),
+                    "example": {"inputs": [{**tensor, "data": [_PIXEL]}]},
+                },
                 "application/octet-stream": {"schema": _BINARY},
             },
         },

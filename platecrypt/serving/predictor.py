@@ -23,10 +23,13 @@ from numpy.typing import NDArray
 from platecrypt.detection import Detections, Detector, find_model
 from platecrypt.errors import BadInputError
 from platecrypt.serving import metrics, oip
+from platecrypt.serving.batching import Batcher
 from platecrypt.serving.refusals import HttpError
 from platecrypt.serving.remote import SIZE
 from platecrypt.serving.requests import MAX_IMAGES, image_tensors, options_of, pixels_of
 from platecrypt.serving.server import ServedModel, argument_parser, run
+
+CORES = os.cpu_count() or 1
 
 logger = logging.getLogger("platecrypt.serving")
 
@@ -36,17 +39,29 @@ class Predictor(ServedModel):
 
     Args:
         name: of the model on the endpoint path.
-        detector: loaded and warm.
+        finder: the loaded detector, or a batcher around it.
+        size: longer side of what the network looks at, pixels.
         version: of the model, told in every answer.
         max_pixels: a larger image is refused.
+        working: threads.
     """
 
-    def __init__(self, name: str, detector: Detector, *, version: str, max_pixels: int) -> None:
+    def __init__(
+        self,
+        name: str,
+        finder: Detector | Batcher,
+        *,
+        size: int,
+        version: str,
+        max_pixels: int,
+        working: int = CORES,
+    ) -> None:
         super().__init__(name)
-        self._detector = detector
+        self._finder = finder
+        self._size = size
         self._version = version
         self._max_pixels = max_pixels
-        self._pool = ThreadPoolExecutor(os.cpu_count() or 1, "detect")
+        self._pool = ThreadPoolExecutor(working, "detect")
         self.ready = True
 
     def get_input_types(self) -> list[dict[str, Any]]:
@@ -84,19 +99,16 @@ class Predictor(ServedModel):
         if len(found) > 1:
             counts = np.array([len(one) for one in found], np.int32)
             outputs.append(oip.tensor("counts", counts))
-        return oip.Reply(tuple(outputs), self._version, {SIZE: self._detector.size})
+        return oip.Reply(tuple(outputs), self._version, {SIZE: self._size})
 
     def _detect(
         self, images: Sequence[NDArray[np.uint8]], confidence: float | None
     ) -> list[Detections]:
-        found = []
-        for pixels in images:
-            with metrics.timed("predict"):
-                try:
-                    found.append(self._detector.detect(pixels, confidence=confidence))
-                except BadInputError as error:
-                    raise HttpError(400, str(error)) from None
-        return found
+        with metrics.timed("predict"):
+            try:
+                return self._finder.detect_all(images, [confidence] * len(images))
+            except BadInputError as error:
+                raise HttpError(400, str(error)) from None
 
 
 def images_of(request: oip.Request, max_pixels: int) -> list[NDArray[np.uint8]]:
@@ -140,18 +152,30 @@ def load_detector(args: argparse.Namespace) -> Detector:
         backend=args.backend,
         precision=args.precision,
     )
-    logger.info(
-        "model loaded",
-        extra={
-            "fields": {
-                "digest": detector.digest,
-                "version": args.model_version,
-                "provider": detector.provider,
-                "size": detector.size,
-            }
-        },
-    )
+    fields = {
+        "digest": detector.digest,
+        "version": args.model_version,
+        "provider": detector.provider,
+        "size": detector.size,
+    }
+    logger.info("model loaded", extra={"fields": fields})
+    metrics.MODEL.info({name: str(value) for name, value in fields.items()})
     return detector
+
+
+def finder_of(args: argparse.Namespace, detector: Detector) -> Detector | Batcher:
+    """The detector itself, or one that waits for a batch where the arguments want it.
+
+    Raises:
+        BadInputError: an argument is out of range.
+    """
+    if args.batch_size < 1 or args.batch_ms < 0:
+        raise BadInputError(
+            f"--batch_size {args.batch_size} is less than 1, or --batch_ms {args.batch_ms} than 0"
+        )
+    if args.batch_size == 1:
+        return detector
+    return Batcher(detector, size=args.batch_size, window_s=args.batch_ms / 1e3)
 
 
 def add_detecting(parser: argparse.ArgumentParser) -> None:
@@ -172,15 +196,24 @@ def add_detecting(parser: argparse.ArgumentParser) -> None:
         default="f32",
         help="of the network's arithmetic; auto: the fastest, bf16 where the CPU has it",
     )
+    parser.add_argument(
+        "--batch_size", type=int, default=1, help="images of one pass; for GPUs, 1: no waiting"
+    )
+    parser.add_argument(
+        "--batch_ms", type=float, default=5, help="how long the first of a batch waits for others"
+    )
 
 
 def make(args: argparse.Namespace) -> Predictor:
     """Load the model of `--model_dir`."""
+    detector = load_detector(args)
     return Predictor(
         args.model_name,
-        load_detector(args),
+        finder_of(args, detector),
+        size=detector.size,
         version=args.model_version,
         max_pixels=args.max_pixels,
+        working=max(CORES, 2 * args.batch_size),  # one batch gathers while another is worked on
     )
 
 

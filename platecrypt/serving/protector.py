@@ -73,6 +73,7 @@ class Protector:
         limits: of one picture.
         margin: of a plate's region, as a share of the box's size, where nobody sets another.
         profiles: of cameras; None: every camera has the default.
+        measuring: whether brightness and sharpness of a sample are told on `/metrics`.
     """
 
     def __init__(
@@ -84,6 +85,7 @@ class Protector:
         limits: Limits,
         margin: float = imaging.MARGIN,
         profiles: Profiles | None = None,
+        measuring: bool = True,
     ) -> None:
         self._model_name = model_name
         self._finder = finder
@@ -91,12 +93,12 @@ class Protector:
         self.limits = limits
         self._margin = margin
         self._profiles = profiles
-        self._sampler = metrics.Sampler()
+        self._sampler = metrics.Sampler() if measuring else None
 
     def ready(self) -> bool:
         """Whether the keys are there and plates can be found."""
         try:
-            self._keys.current()
+            _tell_key_age(self._keys.current())
         except cipher.KeyringError as error:
             logger.error("%s", error)
             return False
@@ -200,9 +202,8 @@ class Protector:
             metrics.CONFIDENCE.observe(score)
         sealed = sum(map(len, made.envelopes)) + len(made.record or b"")
         metrics.SEALED_BYTES.inc(sealed)
-        if self._sampler.due():
+        if self._sampler is not None and self._sampler.due():
             _measure(image.pixels)
-            _tell_key_age(self._keys)
 
 
 def warm_up() -> None:
@@ -239,11 +240,11 @@ def _measure(pixels: NDArray[np.uint8]) -> None:
     metrics.SHARPNESS.observe(float(cv2.Laplacian(small, cv2.CV_32F).var()))
 
 
-def _tell_key_age(keys: KeyFile) -> None:
+def _tell_key_age(keyring: cipher.Keyring) -> None:
+    """Called by readiness probes: an endpoint without traffic tells it, and a rotation shows."""
     try:
-        keyring = keys.current()
         made = datetime.datetime.fromisoformat(keyring.newest.created).timestamp()
-    except (cipher.KeyringError, ValueError):
+    except ValueError:
         return
     metrics.KEY_CREATED.set(made)
     metrics.KEY_AGE.set(max(0.0, time.time() - made))

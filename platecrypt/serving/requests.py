@@ -1,8 +1,5 @@
 """What a client may send, and the form in which it wants its answer: every wire becomes a `Job`."""
 
-import base64
-import binascii
-import json
 import math
 import re
 from collections.abc import Mapping
@@ -244,9 +241,11 @@ def largest_body(max_bytes: int) -> int:
 
 
 def _instances(body: bytes, max_bytes: int) -> tuple[tuple[Picture, ...], dict[str, Any]]:
+    import orjson
+
     try:
-        payload = json.loads(body)
-    except (ValueError, RecursionError):
+        payload = orjson.loads(body)
+    except ValueError:
         raise HttpError(400, "the body is no JSON") from None
     instances = payload.get("instances") if isinstance(payload, dict) else None
     if not isinstance(instances, list) or not instances:
@@ -268,12 +267,8 @@ def _instance(index: int, instance: Any, max_bytes: int) -> Picture:
         raise HttpError(400, f"{where}.image.b64 is missing or no text")
     _no_more(where, instance, {"image", "camera_id", "request_id"})
     _no_more(where, image, {"b64"})
-    try:
-        data = base64.b64decode(text, validate=True)
-    except (binascii.Error, ValueError):
-        raise HttpError(400, f"{where}.image.b64 is no base64") from None
     return Picture(
-        _checked(data, max_bytes),
+        _checked(oip.from_base64(text, f"{where}.image.b64"), max_bytes),
         camera_id=_text(f"{where}.camera_id", instance.get("camera_id", ""), CAMERA),
         request_id=_text(f"{where}.request_id", instance.get("request_id", ""), NAME),
     )

@@ -300,6 +300,7 @@ async def _serve(
         log_config=None,
         access_log=False,
         server_header=False,
+        proxy_headers=False,  # nobody here asks who the client is
         timeout_graceful_shutdown=GRACE_S,
         timeout_keep_alive=KEEP_ALIVE_S,
         ssl_certfile=args.ssl_certfile,
@@ -325,7 +326,7 @@ def application(plane: DataPlane, repository: ModelRepositoryExtension) -> FastA
     app = FastAPI(title="platecrypt", docs_url=None, redoc_url=None, openapi_url=None)
     app.add_route("/v1/models/{model_name}:predict", _v1(plane), methods=["POST"])
     app.add_route("/v2/models/{model_name}/infer", _v2(plane), methods=["POST"])
-    app.add_route("/openapi.json", _openapi, methods=["GET"])
+    app.add_route("/openapi.json", _openapi(plane), methods=["GET"])
     app.add_api_route("/", plane.live)
     app.add_api_route("/metrics", _metrics, methods=["GET"])
     register_v1_endpoints(app, plane, repository)
@@ -400,8 +401,11 @@ def _metrics(request: Request) -> Response:
     return Response(encoder(REGISTRY), headers={"content-type": content_type})
 
 
-async def _openapi(request: Request) -> Response:
-    return JSONResponse(description())
+def _openapi(plane: DataPlane) -> Callable[[Request], Any]:
+    async def describe(request: Request) -> Response:
+        return JSONResponse(description(list(plane.model_registry.get_models())))
+
+    return describe
 
 
 def _answer(

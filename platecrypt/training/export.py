@@ -49,10 +49,12 @@ class Agreement:
 def export_onnx(weights: Path, onnx: Path, *, image_size: int, config_dir: Path) -> Path:
     """Write the ONNX file of trained weights; it appears whole or not at all.
 
+    It takes any number of frames of any size: a wide picture needs no square.
+
     Args:
         weights: the `.pt`.
         onnx: where to; its folder exists.
-        image_size: side of the network's input, pixels.
+        image_size: longer side of what the network looks at, pixels.
         config_dir: see `load_ultralytics`.
 
     Raises:
@@ -67,7 +69,9 @@ def export_onnx(weights: Path, onnx: Path, *, image_size: int, config_dir: Path)
         shutil.copyfile(weights, copy)
         model = _load(copy, config_dir)
         try:
-            written = model.export(format="onnx", imgsz=image_size, device="cpu", verbose=False)
+            written = model.export(
+                format="onnx", imgsz=image_size, dynamic=True, device="cpu", verbose=False
+            )
         except (RuntimeError, ValueError, OSError, ImportError) as error:
             raise UnavailableError(f"ONNX export of {weights} failed: {error}") from error
         Path(written).replace(onnx)
@@ -140,7 +144,7 @@ def _both(model: Any, detector: Detector, path: Path) -> tuple[_Found, _Found]:
         imgsz=detector.size,
         conf=WEAK_CONFIDENCE,
         iou=NMS_IOU,
-        rect=False,
+        rect=bool(detector.stride),
         device="cpu",
         verbose=False,
     )[0].boxes

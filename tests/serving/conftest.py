@@ -1,6 +1,10 @@
-"""A live endpoint for these tests: the shipped InferenceService, run by the local engine."""
+"""A live endpoint for these tests: the shipped InferenceService, run by the local engine.
+
+Starting one takes seconds, so all modules share one, and leave it as they found it.
+"""
 
 import hashlib
+import json
 import runpy
 import sys
 from collections.abc import Callable, Iterator
@@ -32,7 +36,14 @@ class Stage:
         self.models = home / "models"
         self.deployer = LocalDeployer(self.settings)
         self.supervisor = Supervisor(home)
-        self.isvc = InferenceService.load(ROOT / "kserve" / "inference_service.yaml")
+        self.isvc = self.manifest("inference_service.yaml")
+
+    def manifest(self, name: str) -> InferenceService:
+        """A shipped manifest, less patient with a predictor that hangs."""
+        found = InferenceService.load(ROOT / "kserve" / name)
+        text = json.dumps(found.document)
+        patience = '"--predictor_request_timeout_seconds=10"'
+        return InferenceService(json.loads(text.replace(patience, patience.replace("10", "3"))))
 
     def model(self, name: str = "one", size: int = 320) -> tuple[Path, str]:
         """A model folder and the digest of its file."""
@@ -46,11 +57,24 @@ class Stage:
         return self.deployer.promote(self.deployer.candidate(self.isvc, folder, version, digest))
 
 
-@pytest.fixture(scope="module")
-def stage(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Stage]:
-    made = Stage(tmp_path_factory.mktemp("home with ümlaut"))
-    yield made
-    made.deployer.stop()
+@pytest.fixture(scope="session")
+def stages(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Callable[[], Stage]]:
+    """Make stages; what they started ends with the session."""
+    made: list[Stage] = []
+
+    def make() -> Stage:
+        made.append(Stage(tmp_path_factory.mktemp("home with ümlaut")))
+        return made[-1]
+
+    yield make
+    for one in made:
+        one.deployer.stop()
+
+
+@pytest.fixture(scope="session")
+def stage(stages: Callable[[], Stage]) -> Stage:
+    """The stage of the endpoint that all share."""
+    return stages()
 
 
 @pytest.fixture(scope="module")

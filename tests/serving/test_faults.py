@@ -61,7 +61,7 @@ def test_a_frozen_predictor_makes_a_503_within_the_deadline_and_unready(
     try:
         started = time.monotonic()
         assert_no_image(post(endpoint.url, encoded()), 503)
-        assert time.monotonic() - started < 13  # --predictor_request_timeout_seconds is 10
+        assert 2 < time.monotonic() - started < 6  # --predictor_request_timeout_seconds is 3
         assert not ready(endpoint.url)
     finally:
         process.resume()

@@ -1,13 +1,9 @@
-"""Every topology runs the same code: started by the command, asked on every wire, stopped."""
+"""Every topology runs the same code: each is asked on every wire."""
 
 import asyncio
 import base64
 import json
-import os
-import subprocess
-import sys
 from collections.abc import Callable, Iterator
-from pathlib import Path
 from typing import Any
 
 import grpc
@@ -26,13 +22,12 @@ from kserve.protocol.grpc.grpc_predict_v2_pb2_grpc import GRPCInferenceServiceSt
 
 from platecrypt import imaging
 from platecrypt.commands.serve import MANIFESTS
-from platecrypt.deployment import Endpoint, InferenceService
+from platecrypt.deployment import Endpoint
 from platecrypt.serving import oip
 
 pytestmark = pytest.mark.slow
 Encoded = Callable[..., bytes]
 Image = np.ndarray[Any, Any]
-ROOT = Path(__file__).parents[2]
 PROCESSES = {
     "collocated": ["predictor", "transformer"],
     "split": ["predictor", "transformer"],
@@ -40,21 +35,28 @@ PROCESSES = {
 }
 
 
-def deploy(stage: Any, topology: str) -> Endpoint:
-    service = InferenceService.load(ROOT / "kserve" / MANIFESTS[topology])
-    folder, digest = stage.model()
-    found: Endpoint = stage.deployer.promote(
-        stage.deployer.candidate(service, folder, topology, digest)
-    )
-    return found
-
-
 @pytest.fixture(scope="module", params=list(MANIFESTS))
-def served(stage: Any, request: pytest.FixtureRequest) -> Iterator[Endpoint]:
-    """Each takes the place of the one before, at the same address."""
-    yield deploy(stage, request.param)
-    names = [record.name for record in stage.supervisor.list()]
-    assert names == PROCESSES[request.param]
+def served(stage: Any, endpoint: Endpoint, request: pytest.FixtureRequest) -> Iterator[Endpoint]:
+    """The endpoint that all share is collocated; the others start beside it, as candidates do."""
+    if request.param == "collocated":
+        assert running(stage, "") == PROCESSES["collocated"]
+        yield endpoint
+        return
+    folder, digest = stage.model()
+    service = stage.manifest(MANIFESTS[request.param])
+    candidate = stage.deployer.candidate(service, folder, request.param, digest)
+    assert running(stage, "candidate-") == PROCESSES[request.param]
+    yield candidate
+    stage.deployer.discard(candidate)
+
+
+def running(stage: Any, prefix: str) -> list[str]:
+    """Names of the processes of the live endpoint or of the candidate."""
+    every = [record.name for record in stage.supervisor.list()]
+    others = ("candidate-", "alone-", "deceived")
+    if prefix:
+        return [name.removeprefix(prefix) for name in every if name.startswith(prefix)]
+    return [name for name in every if not name.startswith(others)]
 
 
 def assert_protected(file: bytes, source: bytes, stage: Any) -> None:
@@ -283,42 +285,6 @@ def test_a_wrong_request_is_the_clients_fault(served: Endpoint, name: str) -> No
         infer_grpc(served, message)
     assert caught.value.code() == grpc.StatusCode.INVALID_ARGUMENT
     assert "unknown option" in caught.value.details()
-
-
-def test_the_command_serves_and_stops(stage: Any, encoded: Encoded, tmp_path: Path) -> None:
-    """What `platecrypt serve` does, in a process of its own with its own state."""
-    from platecrypt.processes import free_port
-
-    folder, _ = stage.model()
-    port = free_port()
-    code = "import sys, typer; from platecrypt.commands.serve import serve; typer.run(serve)"
-    words = ["--topology", "single", "--model", str(folder / "model.onnx"), "--port", str(port)]
-    environment = {**os.environ, "PLATECRYPT_HOME": str(tmp_path), "PLATECRYPT_ROOT": str(ROOT)}
-    from platecrypt.processes import Supervisor
-
-    try:
-        done = subprocess.run(
-            [sys.executable, "-c", code, *words, "--json"],
-            env=environment,
-            capture_output=True,
-            text=True,
-            timeout=90,
-        )
-        assert done.returncode == 0, done.stderr
-        result = json.loads(done.stdout)
-        assert result["url"] == f"http://127.0.0.1:{port}/v1/models/plates:predict"
-        assert (tmp_path / "keys" / "keyring.json").exists()
-        answer = httpx.post(
-            result["url"],
-            content=encoded(),
-            headers={"content-type": "image/jpeg", "accept": "image/jpeg"},
-            trust_env=False,
-        )
-        assert answer.headers["x-platecrypt-plates"] == "2"
-        assert result["grpc"].startswith("127.0.0.1:")
-    finally:
-        for record in Supervisor(tmp_path).list():
-            Supervisor(tmp_path).stop(record.name)
 
 
 def test_kserves_own_clients_are_answered(served: Endpoint, stage: Any, street: Image) -> None:

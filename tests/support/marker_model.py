@@ -14,8 +14,11 @@ SCORE = 0.9
 MAGENTA = (255, 0, 255)
 
 
-def build(path: Path, size: int = 64) -> Path:
-    """Write the model for a square input of `size` pixels; output `(1, 5, 2)`."""
+def build(path: Path, size: int = 64, *, dynamic: bool = True) -> Path:
+    """Write the model; output `(1, 5, 2)`.
+
+    `dynamic`: it takes frames of any shape up to `size`, as ours are exported; else one square.
+    """
     nodes: list[onnx.NodeProto] = []
     constants: dict[str, np.ndarray] = {
         "high": np.float32(0.7),
@@ -47,17 +50,30 @@ def build(path: Path, size: int = 64) -> Path:
     both = node("And", [bright, node("Less", [green, "low"], "g_lo")], "both")
     mask = node("Cast", [both], "mask", to=TensorProto.FLOAT)
 
+    shape = node("Shape", ["images"], "shape")
+    lengths = {
+        "x": cut(shape, "length_x", 3, 4, "batch_axis"),
+        "y": cut(shape, "length_y", 2, 3, "batch_axis"),
+    }
+    steps = {
+        (way, axis): node("Slice", [way, "batch_axis", length, "batch_axis"], f"{way}_{axis}")
+        for axis, length in lengths.items()
+        for way in ("up", "down")
+    }
+    wide = node("Cast", [lengths["x"]], "wide", to=TensorProto.FLOAT)
+    middle = node("Mul", [wide, "half"], "middle")
+    right = node("Greater", [steps["up", "x"], middle], "right")
+
     anchors = []
-    for side, first in (("l", 0), ("r", size // 2)):
-        part = cut(mask, f"{side}_part", first, first + size // 2, "column_axis")
-        constants[f"{side}_pad"] = np.array([0, 0, 0, first, 0, 0, 0, size // 2 - first], np.int64)
-        full = node("Pad", [part, f"{side}_pad"], f"{side}_full")
+    for side, half in (("l", node("Not", [right], "left")), ("r", right)):
+        chosen = node("Cast", [half], f"{side}_half", to=TensorProto.FLOAT)
+        full = node("Mul", [mask, chosen], f"{side}_full")
         edges = []
         for axis, other in (("x", 2), ("y", 3)):
             line = node("ReduceMax", [full], f"{side}_{axis}", axes=[1, other], keepdims=0)
-            low = node("Mul", [line, "down"], f"{side}_{axis}_d")
+            low = node("Mul", [line, steps["down", axis]], f"{side}_{axis}_d")
             low = node("ReduceMax", [low], f"{side}_{axis}_dm", axes=[1], keepdims=0)
-            high = node("Mul", [line, "up"], f"{side}_{axis}_u")
+            high = node("Mul", [line, steps["up", axis]], f"{side}_{axis}_u")
             high = node("ReduceMax", [high], f"{side}_{axis}_2", axes=[1], keepdims=0)
             edges.append((node("Sub", ["size", low], f"{side}_{axis}_1"), high))
         rows = []
@@ -77,14 +93,16 @@ def build(path: Path, size: int = 64) -> Path:
     constants["batch_axis"] = np.array([0], np.int64)
     node("Unsqueeze", [table, "batch_axis"], "output0")
 
+    sides = ["height", "width"] if dynamic else [size, size]
     graph = helper.make_graph(
         nodes,
         "marker",
-        [helper.make_tensor_value_info("images", TensorProto.FLOAT, [1, 3, size, size])],
+        [helper.make_tensor_value_info("images", TensorProto.FLOAT, [1, 3, *sides])],
         [helper.make_tensor_value_info("output0", TensorProto.FLOAT, [1, 5, 2])],
         [numpy_helper.from_array(np.asarray(v), k) for k, v in constants.items()],
     )
     model = helper.make_model(graph, opset_imports=[helper.make_opsetid("", 17)], ir_version=9)
+    helper.set_model_props(model, {"imgsz": f"[{size}, {size}]", "stride": "32"})
     onnx.checker.check_model(model)
     onnx.save(model, path)
     return path

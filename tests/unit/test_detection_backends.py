@@ -10,7 +10,7 @@ import numpy as np
 import pytest
 
 from platecrypt.detection import Detector
-from platecrypt.detection.backends import blob_of, fastest
+from platecrypt.detection.backends import Shape, blob_of, fastest
 from platecrypt.errors import BadInputError
 
 MARKER = runpy.run_path(str(Path(__file__).parents[1] / "support" / "marker_model.py"))
@@ -74,16 +74,16 @@ class Paced:
     def __init__(self, provider: str, seconds: float) -> None:
         self.provider, self._seconds, self.calls = provider, seconds, 0
 
-    def forward(self, square: np.ndarray[Any, Any]) -> np.ndarray[Any, Any]:
+    def forward(self, frames: np.ndarray[Any, Any]) -> np.ndarray[Any, Any]:
         self.calls += 1
         # The first pass of the fast one is slow, as where a backend compiles on its first call.
         time.sleep(0.2 if self.calls == 1 else self._seconds)
-        return np.zeros((5, 1), np.float32)
+        return np.zeros((1, 5, 1), np.float32)
 
 
 def test_the_fastest_wins_and_the_first_pass_does_not_count() -> None:
     slow, fast = Paced("slow", 0.03), Paced("fast", 0.002)
-    assert fastest([slow, fast], 64, budget_s=0.5) is fast
+    assert fastest([slow, fast], Shape(64), budget_s=0.5) is fast
     assert slow.calls < 30
 
 
@@ -113,6 +113,6 @@ def test_a_machine_without_openvino_uses_onnx_runtime(
 
 
 def test_the_blob_is_the_pixels_in_planes() -> None:
-    square = np.random.default_rng(1).integers(0, 256, (32, 32, 3), np.uint8)
-    expected = square.transpose(2, 0, 1)[None].astype(np.float32) * np.float32(1 / 255)
-    np.testing.assert_array_equal(blob_of(square), expected)
+    frames = np.random.default_rng(1).integers(0, 256, (2, 32, 64, 3), np.uint8)
+    expected = frames.transpose(0, 3, 1, 2).astype(np.float32) * np.float32(1 / 255)
+    np.testing.assert_array_equal(blob_of(frames), expected)

@@ -21,11 +21,25 @@ def test_the_square_is_bit_for_bit_that_of_ultralytics(width: int, height: int, 
 
 
 @pytest.mark.parametrize(("width", "height"), SIZES)
-def test_boxes_go_back_as_ultralytics_takes_them_back(width: int, height: int) -> None:
+@pytest.mark.parametrize("size", [320, 640])
+def test_the_rectangle_is_bit_for_bit_that_of_ultralytics(
+    width: int, height: int, size: int
+) -> None:
+    augment = pytest.importorskip("ultralytics.data.augment", reason="ultralytics is not installed")
+    pixels = np.random.default_rng(1).integers(0, 256, (height, width, 3), np.uint8)
+    ours = Letterbox(width, height, size, 32).apply(pixels)
+    theirs = augment.LetterBox((size, size), auto=True, stride=32)(image=pixels.copy())
+    np.testing.assert_array_equal(ours, theirs)
+
+
+@pytest.mark.parametrize(("width", "height"), SIZES)
+@pytest.mark.parametrize("stride", [0, 32])
+def test_boxes_go_back_as_ultralytics_takes_them_back(width: int, height: int, stride: int) -> None:
     ops = pytest.importorskip("ultralytics.utils.ops", reason="ultralytics is not installed")
     boxes = np.array([[10, 20, 200, 300], [-5, 0, 640, 640], [250, 300, 400, 340]], np.float32)
-    ours = Letterbox(width, height, 640).to_source(boxes)
-    theirs = ops.scale_boxes((640, 640), boxes.copy(), (height, width))
+    letterbox = Letterbox(width, height, 640, stride)
+    ours = letterbox.to_source(boxes)
+    theirs = ops.scale_boxes(letterbox.frame[::-1], boxes.copy(), (height, width))
     np.testing.assert_allclose(ours, theirs, atol=1e-3)
 
 
@@ -33,10 +47,13 @@ def test_boxes_go_back_as_ultralytics_takes_them_back(width: int, height: int) -
 @given(
     width=st.integers(1, 5000),
     height=st.integers(1, 5000),
+    stride=st.sampled_from([0, 32]),
     corners=st.lists(st.floats(0, 1), min_size=4, max_size=4),
 )
-def test_forth_and_back_is_where_it_began(width: int, height: int, corners: list[float]) -> None:
-    letterbox = Letterbox(width, height, 640)
+def test_forth_and_back_is_where_it_began(
+    width: int, height: int, stride: int, corners: list[float]
+) -> None:
+    letterbox = Letterbox(width, height, 640, stride)
     inner, offset = np.array(letterbox.inner * 2), np.array(letterbox.offset * 2)
     box = np.array(corners) * np.array([width, height, width, height])
     placed = (box * inner / np.array([width, height] * 2) + offset).astype(np.float32)
@@ -46,13 +63,14 @@ def test_forth_and_back_is_where_it_began(width: int, height: int, corners: list
 
 @pytest.mark.parametrize(("width", "height"), SIZES)
 @pytest.mark.parametrize("size", [64, 320])
-def test_a_fitted_picture_makes_the_same_square_and_the_same_boxes(
-    width: int, height: int, size: int
+@pytest.mark.parametrize("stride", [0, 32])
+def test_a_fitted_picture_makes_the_same_frame_and_the_same_boxes(
+    width: int, height: int, size: int, stride: int
 ) -> None:
     pixels = np.random.default_rng(2).integers(0, 256, (height, width, 3), np.uint8)
-    direct = Letterbox(width, height, size)
+    direct = Letterbox(width, height, size, stride)
     fitted = direct.fit(pixels)
-    again = Letterbox(fitted.shape[1], fitted.shape[0], size)
+    again = Letterbox(fitted.shape[1], fitted.shape[0], size, stride)
     np.testing.assert_array_equal(again.apply(fitted), direct.apply(pixels))
     boxes = np.array([[1, 2, 30, 40], [-9, 10, 2 * size, 50]], np.float32)
     detour = direct.from_fitted(again.to_source(boxes))

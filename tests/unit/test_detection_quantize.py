@@ -64,8 +64,8 @@ def test_it_is_refused_where_plates_are_lost_and_nothing_is_written(
 ) -> None:
     real = module._write
 
-    def blind(source: Path, output: Path, samples: Any, size: int) -> None:
-        real(source, output, samples, size)
+    def blind(source: Path, output: Path, samples: Any, original: Detector) -> None:
+        real(source, output, samples, original)
         document = onnx.load(output)
         for item in document.graph.initializer:
             if item.name == "score":

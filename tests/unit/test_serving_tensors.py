@@ -1,5 +1,6 @@
 """The codec of the Open Inference Protocol: what is written is read back, the rest is refused."""
 
+import base64
 import json
 import struct
 from typing import Any
@@ -245,3 +246,27 @@ def test_any_bytes_over_grpc_are_a_job_or_a_refusal(raw: bytes) -> None:
     made.inputs[0].datatype = "BYTES"
     made.inputs[0].shape[:] = [1]
     assert outcome(lambda: oip.read_grpc(made)) in (200, 400, 413)
+
+
+@given(st.binary(max_size=40))
+def test_base64_is_read_as_it_is_written(data: bytes) -> None:
+    assert oip.from_base64(base64.b64encode(data).decode(), "x") == data
+
+
+@given(
+    st.text("AZaz09+/=", max_size=12)
+    | st.text("AZ= \n-_é*", max_size=12)
+    | st.tuples(st.binary(max_size=9), st.integers(0, 12), st.sampled_from("=*\n A")).map(
+        lambda t: (s := base64.b64encode(t[0]).decode())[: t[1]] + t[2] + s[t[1] :]
+    )
+)
+def test_what_the_strict_reader_refuses_is_refused(text: str) -> None:
+    try:
+        expected = base64.b64decode(text, validate=True)
+        if len(text) % 4:  # which the library takes, with one = too many
+            raise ValueError
+    except ValueError:
+        with pytest.raises(HttpError, match="no base64"):
+            oip.from_base64(text, "x")
+    else:
+        assert oip.from_base64(text, "x") == expected
