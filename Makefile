@@ -7,6 +7,8 @@ DATASET ?=
 ARGS ?=
 # Folders of CustomResourceDefinitions; an object must be valid in each that knows its kind.
 CRDS ?= $(wildcard ../shared/crds ../shared/crds/kserve-0.18)
+MANIFESTS := infra/kustomize infra/argocd infra/argocd/applications katib infra/kustomize/search \
+  infra/kustomize/restore/mlflow infra/kustomize/restore/feast
 FAST_TESTS := $(BIN)/pytest -q -n logical --dist loadfile -m 'not slow'
 export PYTHONWARNINGS ?= ignore
 
@@ -46,7 +48,7 @@ lint: setup ## Check style, types, import rules and that the compiled pipeline i
 	@$(MAKE) --no-print-directory manifests
 
 manifests: setup ## Render the overlays and check them offline (CRDS='FOLDER…': schemas of custom resources)
-	@$(BIN)/platecrypt check-manifests infra/kustomize $(wildcard infra/argocd) $(addprefix --crds ,$(CRDS))
+	@$(BIN)/platecrypt check-manifests $(MANIFESTS) $(addprefix --crds ,$(CRDS))
 
 format: setup ## Format the code
 	@$(BIN)/ruff check --fix -q . || true

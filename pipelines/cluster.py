@@ -99,6 +99,7 @@ def submit(
             pipeline_id=uploaded.pipeline_id,
             version_id=uploaded.version_id,
             params=parameters,
+            service_account=settings.kfp_service_account,
         )
         return str(run.run_id)
 

@@ -27,6 +27,8 @@ NAME = "safelicensing-training"
 SETTINGS_CONFIG = "platecrypt-settings"
 KEYS_SECRET = "platecrypt-keys"  # noqa: S105 - the name of a Secret, not a secret
 KEYS_FOLDER = "/mnt/keys"
+FEAST_CLIENT = "feast-client"  # ConfigMap with the feature_store.yaml of Feast's clients
+FEAST_FOLDER = "/mnt/feast"
 # Kubeflow Pipelines knows one account a run. The steps that ask the cluster have the token of an
 # account of their own, where a pod's own token would be.
 TUNE_TOKEN = "platecrypt-tune-token"  # noqa: S105 - the name of a Secret
@@ -40,9 +42,11 @@ SETTINGS = (
     "S3_ACCESS_KEY",
     "S3_SECRET_KEY_FILE",
     "S3_BUCKET",
+    "S3_REGION",
     "MLFLOW_TRACKING_URI",
     "FEAST_REGISTRY",
     "FEAST_ONLINE_STORE",
+    "FEAST_CONFIG",
     "TUNING_ENGINE",
     "EXPERIMENT_PATCH",
     "DEPLOYMENT_ENGINE",
@@ -183,6 +187,7 @@ def _on(image: str, task: Any, *, memory: str = "2Gi") -> Any:
         config_map_key_to_env={name: f"PLATECRYPT_{name}" for name in SETTINGS},
     )
     kubernetes.use_secret_as_volume(task, secret_name=KEYS_SECRET, mount_path=KEYS_FOLDER)
+    kubernetes.use_config_map_as_volume(task, FEAST_CLIENT, mount_path=FEAST_FOLDER, optional=True)
     # By the pod, not as a parameter: a parameter that differs each run would defeat the cache.
     kubernetes.use_field_path_as_env(task, "PLATECRYPT_PIPELINE_RUN", RUN_LABEL)
     return task

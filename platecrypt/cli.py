@@ -216,18 +216,20 @@ def compile_pipeline(
 ) -> None:
     """Compile the training pipeline to the YAML that Kubeflow Pipelines takes."""
     from pipelines.cluster import COMPILED, compile_training
+    from pipelines.objects import OBJECTS, pipeline_objects
     from pipelines.training import DEFAULT_IMAGES, images
 
-    path = output or COMPILED
     text = compile_training(images(registry, tag) if registry else DEFAULT_IMAGES)
-    if check:
-        if not path.exists() or path.read_text() != text:
+    files = {output or COMPILED: text}
+    if output is None:  # the same as objects of Kubernetes, for the overlays
+        files[OBJECTS] = pipeline_objects(text)
+    for path, content in files.items():
+        if not check:
+            path.parent.mkdir(parents=True, exist_ok=True)
+            path.write_text(content)
+        elif not path.exists() or path.read_text() != content:
             raise BadInputError(f"{path} is stale; write it anew with `make compile`")
-        say(f"{path} is up to date")
-        return
-    path.parent.mkdir(parents=True, exist_ok=True)
-    path.write_text(text)
-    say(f"{path} written")
+        say(f"{path} {'is up to date' if check else 'written'}")
 
 
 @app.command()

@@ -73,6 +73,9 @@ class Settings(BaseSettings):
 
     feast_registry: str | None = Field(None, description="unset: a file under home")
     feast_online_store: str | None = Field(None, description="unset: SQLite under home")
+    feast_config: str = Field(
+        "", description="file instead of feature_repo/feature_store.yaml: Feast's clients elsewhere"
+    )
 
     tuning_engine: Literal["local", "katib"] = Field("local", description="who runs the Experiment")
     experiment_patch: str = Field(
@@ -96,6 +99,9 @@ class Settings(BaseSettings):
     gate_key_file: Path | None = Field(None, description="key that signs verdicts; unset: home")
 
     kfp_host: str | None = Field(None, description="URL of Kubeflow Pipelines")
+    kfp_service_account: str | None = Field(
+        None, description="account that runs have there; unset: the server's default"
+    )
     kfp_token_file: Path | None = Field(None, description="file with a bearer token for kfp_host")
 
     @classmethod

@@ -52,7 +52,9 @@ def check_manifests(
     from platecrypt.manifests.schemas import KUBERNETES_VERSIONS, Schemas
 
     schemas = Schemas(crds or (), kubernetes or KUBERNETES_VERSIONS)
-    report = check(read(paths, overlay or ()), schemas, root)
+    report = check(read(paths, overlay or (), origins=False), schemas, root)
+    if report.findings:  # which file each is in is asked only where something is wrong
+        report = check(read(paths, overlay or ()), schemas, root)
     value = {
         "findings": [asdict(finding) for finding in report.findings],
         "sets": [

@@ -64,7 +64,7 @@ class Container:
         environment: in the order in which it is written.
         ports: name -> port inside the container.
         mounts: its volumes.
-        readiness: the probe that says that it can serve.
+        readiness: the probe that says that it can serve; with Knative only one container has it.
     """
 
     name: str
@@ -73,7 +73,7 @@ class Container:
     environment: tuple[Variable, ...]
     ports: Mapping[str, int]
     mounts: tuple[Mount, ...]
-    readiness: Probe
+    readiness: Probe | None
 
     def resolved_environment(self) -> dict[str, str]:
         """The environment with `$(NAME)` expanded as Kubernetes does it.
@@ -183,10 +183,11 @@ class InferenceService:
                 f"annotation {MODE_ANNOTATION} is {mode!r}; set it to one of {', '.join(MODES)}: "
                 "it cannot be changed later"
             )
-        containers = _containers(document["spec"]["predictor"])
+        knative = mode == "Knative"
+        containers = _containers(document["spec"]["predictor"], knative=knative)
         names = [container.name for container in containers]
         if "transformer" in document["spec"]:
-            asking = _containers(document["spec"]["transformer"])
+            asking = _containers(document["spec"]["transformer"], knative=knative)
             if names != [PREDICTOR] or [container.name for container in asking] != [PREDICTOR]:
                 raise BadInputError(
                     f"predictor and transformer in pods of their own have one container each, "
@@ -207,9 +208,9 @@ class InferenceService:
             )
 
 
-def _containers(pod: Mapping[str, Any]) -> list[Container]:
+def _containers(pod: Mapping[str, Any], *, knative: bool) -> list[Container]:
     volumes = {volume["name"]: _kind(volume) for volume in pod.get("volumes", [])}
-    return [_container(raw, volumes) for raw in pod.get("containers", [])]
+    return [_container(raw, volumes, knative=knative) for raw in pod.get("containers", [])]
 
 
 def expand(text: str, values: Mapping[str, str]) -> str:
@@ -223,7 +224,7 @@ def expand(text: str, values: Mapping[str, str]) -> str:
     return REFERENCE.sub(one, text)
 
 
-def _container(raw: Mapping[str, Any], volumes: Mapping[str, str]) -> Container:
+def _container(raw: Mapping[str, Any], volumes: Mapping[str, str], *, knative: bool) -> Container:
     name = str(raw["name"])
     if not raw.get("command"):
         raise BadInputError(f"container {name} names no command")
@@ -234,7 +235,8 @@ def _container(raw: Mapping[str, Any], volumes: Mapping[str, str]) -> Container:
             raise BadInputError(f"container {name} mounts {mount['name']}, which is no volume")
         mounts.append(Mount(str(mount["mountPath"]), volumes[mount["name"]]))
     probe = raw.get("readinessProbe", {}).get("httpGet")
-    if not probe or int(probe["port"]) not in ports.values():
+    # Knative lets one container of a pod have ports; the others have no probes.
+    if (ports or not knative) and (not probe or int(probe["port"]) not in ports.values()):
         raise BadInputError(f"container {name} has no HTTP readiness probe on one of its ports")
     return Container(
         name=name,
@@ -243,7 +245,7 @@ def _container(raw: Mapping[str, Any], volumes: Mapping[str, str]) -> Container:
         environment=tuple(_variable(entry) for entry in raw.get("env", [])),
         ports=ports,
         mounts=tuple(mounts),
-        readiness=Probe(str(probe["path"]), int(probe["port"])),
+        readiness=Probe(str(probe["path"]), int(probe["port"])) if probe else None,
     )
 
 

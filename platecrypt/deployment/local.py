@@ -341,6 +341,11 @@ class _Mapping:
         argv = [sys.executable if command in ("python", "python3") else command, *args]
         env = {k: self._text(v) for k, v in container.resolved_environment().items()}
         probe = container.readiness
+        if probe is None:
+            raise BadInputError(
+                f"container {container.name} has no readiness probe, as Knative wants it; here "
+                "take the Standard form of the InferenceService"
+            )
         port = self._ports[probe.port]
         base = f"http://{LOOPBACK}:{port}"
         grpc = (

@@ -117,19 +117,20 @@ def _repo_config(folder: Path, settings: Settings) -> Any:
         "FEAST_REGISTRY": settings.feast_registry or str(home / "registry.db"),
         "FEAST_ONLINE_STORE": settings.feast_online_store or str(home / "online.db"),
     }
-    return _read_config(folder, values)
+    return _read_config(folder, values, settings.feast_config)
 
 
-def _read_config(folder: Path, values: Mapping[str, str]) -> Any:
+def _read_config(folder: Path, values: Mapping[str, str], file: str = "") -> Any:
     import yaml
     from feast.repo_config import RepoConfig
 
-    path = folder / "feature_store.yaml"
+    path = Path(file) if file else folder / "feature_store.yaml"
     try:
         text = path.read_text()
-    except FileNotFoundError:
+    except OSError as error:
         raise BadInputError(
-            f"{path} does not exist; run inside the checkout or set PLATECRYPT_ROOT"
+            f"{path}: {error.strerror}; run inside the checkout, or set PLATECRYPT_ROOT or "
+            "PLATECRYPT_FEAST_CONFIG"
         ) from None
     return RepoConfig(**yaml.safe_load(string.Template(text).substitute(values)), repo_path=folder)
 

@@ -207,8 +207,10 @@ def _crd(file: Path) -> dict[str, Any]:
     for version in definition["spec"]["versions"]:
         if version.get("served"):
             schema = version["schema"]["openAPIV3Schema"]
-            # Every object has them, whether its schema says so or not.
-            schema["properties"] = {**OBJECT, **schema.get("properties", {})}
+            # Every object has them, whatever its schema says; of metadata it may only say more.
+            given = schema.get("properties", {})
+            metadata = {**given.get("metadata", {}), PRESERVE: True}
+            schema["properties"] = {**OBJECT, **given, "metadata": metadata}
             validators[version["name"]] = _validator_class()(schema)
     return validators
 

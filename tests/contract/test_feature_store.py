@@ -8,18 +8,21 @@ import dataclasses
 import hashlib
 import os
 from datetime import UTC, datetime, timedelta
+from pathlib import Path
 
 import cv2
 import numpy as np
 import pytest
 
 from platecrypt.datasets.manifest import ImageRecord, Manifest, Plate
+from platecrypt.errors import BadInputError
 from platecrypt.features.build import build, event_time
 from platecrypt.features.layout import QUALITY_PREFIX, UNDATED
-from platecrypt.features.store import FeatureRepository
+from platecrypt.features.store import FeatureRepository, _repo_config
 from platecrypt.settings import Settings
 from platecrypt.storage import ObjectStore
 
+ROOT = Path(__file__).resolve().parents[2]
 COUNT = 6
 START = datetime(2026, 3, 1, 12, tzinfo=UTC)
 
@@ -137,3 +140,15 @@ def test_the_settings_of_the_process_stay_what_they_were(
     repository.register()
     assert {name for name in os.environ if name.startswith("PLATECRYPT_")} == before
     assert "PLATECRYPT_S3_BUCKET" not in before
+
+
+def test_another_configuration_of_feast_takes_the_place_of_ours(tmp_path: Path) -> None:
+    """On a cluster a mounted file names Feast's servers."""
+    file = tmp_path / "feature_store.yaml"
+    ours = (ROOT / "feature_repo" / "feature_store.yaml").read_text()
+    file.write_text(ours.replace("project: ", "project: another_"))
+    settings = Settings(home=tmp_path / "home", root=ROOT, feast_config=str(file))
+    assert _repo_config(ROOT / "feature_repo", settings).project.startswith("another_")
+    file.unlink()
+    with pytest.raises(BadInputError, match="PLATECRYPT_FEAST_CONFIG"):
+        _repo_config(ROOT / "feature_repo", settings)
