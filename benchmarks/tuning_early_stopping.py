@@ -49,6 +49,7 @@ def main() -> None:
     given = parser.parse_args()
     OUT.mkdir(parents=True, exist_ok=True)
     results: list[tuple[TuningResult, TuningResult]] = []
+    spent: list[tuple[float, float]] = []
     with tempfile.TemporaryDirectory() as folder:
         settings = load(home=Path(folder) / "home", root=ROOT, s3_port=free_port())
         try:
@@ -74,6 +75,9 @@ def main() -> None:
                     flush=True,
                 )
                 results.append((whole, short))
+                spent.append((whole_cpu, short_cpu))
+            every = 1 - sum(short for _, short in spent) / sum(whole for whole, _ in spent)
+            print(f"{'all':<6}{'':>12}{every:>12.0%}")
         finally:
             supervisor = Supervisor(settings.home)
             for record in supervisor.list():
