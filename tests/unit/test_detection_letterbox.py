@@ -1,5 +1,11 @@
 """The letterbox is ultralytics' own, and its inverse is exact; suppression is torchvision's."""
 
+import importlib
+import importlib.util
+import tempfile
+from pathlib import Path
+from typing import Any
+
 import numpy as np
 import pytest
 from hypothesis import given, settings
@@ -7,13 +13,24 @@ from hypothesis import strategies as st
 
 from platecrypt.detection import Letterbox, suppress
 
+
+def part_of_ultralytics(name: str) -> Any:
+    """A module of it, loaded as our training loads it: quiet, and without changing Pillow."""
+    if importlib.util.find_spec("ultralytics") is None:
+        pytest.skip("ultralytics is not installed")
+    from platecrypt.training.ultralytics_runtime import load_ultralytics
+
+    load_ultralytics(Path(tempfile.gettempdir()) / "platecrypt-tests")
+    return importlib.import_module(name)
+
+
 SIZES = [(640, 480), (480, 640), (1920, 1080), (333, 517), (1, 700), (700, 1), (640, 640), (20, 9)]
 
 
 @pytest.mark.parametrize(("width", "height"), SIZES)
 @pytest.mark.parametrize("size", [320, 640])
 def test_the_square_is_bit_for_bit_that_of_ultralytics(width: int, height: int, size: int) -> None:
-    augment = pytest.importorskip("ultralytics.data.augment", reason="ultralytics is not installed")
+    augment = part_of_ultralytics("ultralytics.data.augment")
     pixels = np.random.default_rng(1).integers(0, 256, (height, width, 3), np.uint8)
     ours = Letterbox(width, height, size).apply(pixels)
     theirs = augment.LetterBox((size, size), auto=False)(image=pixels.copy())
@@ -25,7 +42,7 @@ def test_the_square_is_bit_for_bit_that_of_ultralytics(width: int, height: int, 
 def test_the_rectangle_is_bit_for_bit_that_of_ultralytics(
     width: int, height: int, size: int
 ) -> None:
-    augment = pytest.importorskip("ultralytics.data.augment", reason="ultralytics is not installed")
+    augment = part_of_ultralytics("ultralytics.data.augment")
     pixels = np.random.default_rng(1).integers(0, 256, (height, width, 3), np.uint8)
     ours = Letterbox(width, height, size, 32).apply(pixels)
     theirs = augment.LetterBox((size, size), auto=True, stride=32)(image=pixels.copy())
@@ -35,7 +52,7 @@ def test_the_rectangle_is_bit_for_bit_that_of_ultralytics(
 @pytest.mark.parametrize(("width", "height"), SIZES)
 @pytest.mark.parametrize("stride", [0, 32])
 def test_boxes_go_back_as_ultralytics_takes_them_back(width: int, height: int, stride: int) -> None:
-    ops = pytest.importorskip("ultralytics.utils.ops", reason="ultralytics is not installed")
+    ops = part_of_ultralytics("ultralytics.utils.ops")
     boxes = np.array([[10, 20, 200, 300], [-5, 0, 640, 640], [250, 300, 400, 340]], np.float32)
     letterbox = Letterbox(width, height, 640, stride)
     ours = letterbox.to_source(boxes)

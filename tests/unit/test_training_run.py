@@ -224,6 +224,18 @@ def test_the_operator_that_torchvision_may_lack_is_the_real_suppression(tmp_path
         assert torchvision.ops.nms(tensor, scores, 0.5).tolist() == expected
 
 
+def test_loading_it_leaves_pillow_as_it_was(tmp_path: Path) -> None:
+    """ultralytics puts a function of its own there, which wants to install packages."""
+    from PIL import Image, UnidentifiedImageError
+
+    from platecrypt.training.ultralytics_runtime import load_ultralytics
+
+    load_ultralytics(tmp_path)
+    assert Image.open.__module__ == "PIL.Image"
+    with pytest.raises(UnidentifiedImageError):
+        Image.open(io.BytesIO(b"no picture"))
+
+
 def test_published_weights_are_tried_once_and_then_from_the_cache(
     tmp_path: Path, caplog: pytest.LogCaptureFixture
 ) -> None:
