@@ -9,7 +9,8 @@ ARGS ?=
 CRDS ?= $(wildcard ../shared/crds ../shared/crds/kserve-0.18)
 MANIFESTS := infra/kustomize infra/argocd infra/argocd/applications katib infra/kustomize/search \
   infra/kustomize/restore/mlflow infra/kustomize/restore/feast
-FAST_TESTS := $(BIN)/pytest -q -n logical --dist loadfile -m 'not slow'
+# Most tests share the cores; those that want the machine for themselves are marked `alone`.
+SHARED_TESTS := $(BIN)/pytest -q -n logical --dist loadfile
 export PYTHONWARNINGS ?= ignore
 
 .DEFAULT_GOAL := help
@@ -30,14 +31,13 @@ $(VENV)/.installed: pyproject.toml constraints.txt
 run: setup ## Run the whole pipeline here and leave the endpoint running (DATASET=folder|zip|s3://…|synthetic://…)
 	@$(BIN)/platecrypt run $(if $(DATASET),--dataset '$(DATASET)') $(ARGS)
 
-# Tests without servers share the cores; those that train, or measure processes, run one by one.
 # Exit code 5: ARGS chose none of that half.
 test: setup ## Run every test (trains small models, starts servers)
-	@$(FAST_TESTS) $(ARGS) || [ $$? -eq 5 ]
-	@$(BIN)/pytest -q -m slow $(ARGS) || [ $$? -eq 5 ]
+	@$(SHARED_TESTS) -m 'not alone' $(ARGS) || [ $$? -eq 5 ]
+	@$(BIN)/pytest -q -m alone $(ARGS) || [ $$? -eq 5 ]
 
 test-fast: setup ## Run the tests that need neither training nor servers
-	@$(FAST_TESTS) $(ARGS)
+	@$(SHARED_TESTS) -m 'not slow' $(ARGS)
 
 lint: setup ## Check style, types, import rules and that the compiled pipeline is fresh
 	@$(BIN)/ruff check .

@@ -18,6 +18,8 @@ from platecrypt.storage import ObjectStore
 
 from ..support.kserve_api import KServeApi, mode_of, percent_of, variable, version_of
 
+pytestmark = pytest.mark.slow  # it waits as it does on a cluster
+
 ROOT = Path(__file__).parents[2]
 SERVICE = yaml.safe_load((ROOT / "kserve" / "inference_service.yaml").read_text())
 ONE, TWO = "1" * 64, "2" * 64

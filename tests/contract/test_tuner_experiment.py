@@ -163,6 +163,7 @@ def data(settings: Settings) -> dict[str, str]:
 
 
 @pytest.mark.slow
+@pytest.mark.alone
 def test_our_experiment_runs_here_with_its_own_command(
     settings: Settings, data: dict[str, str], tmp_path: Path
 ) -> None:
@@ -182,6 +183,7 @@ def test_our_experiment_runs_here_with_its_own_command(
 
 
 @pytest.mark.slow
+@pytest.mark.alone
 @pytest.mark.parametrize(
     ("arguments", "said"),
     [
@@ -210,6 +212,7 @@ def test_a_trial_that_cannot_run_says_why_in_one_line(
 
 
 @pytest.mark.slow
+@pytest.mark.alone
 def test_a_trial_reports_to_mlflow_as_a_child_and_ends_cleanly_on_sigterm(
     settings: Settings, data: dict[str, str], tmp_path: Path
 ) -> None:

@@ -15,6 +15,8 @@ from platecrypt.tuning.proposer import EarlierResult
 from ..support.kubernetes_api import KubernetesApi, frame, trial
 from .test_tuner_engines import CREATED, RUNNING, SCENARIOS, experiment
 
+pytestmark = pytest.mark.slow  # it waits as it does on a cluster
+
 SCENARIO = SCENARIOS["succeeded"]
 EXPERIMENT = experiment(SCENARIO)
 FAST = (0.01, 0.05)

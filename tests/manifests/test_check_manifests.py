@@ -307,6 +307,7 @@ SHIPPED = [
 SHARED = [ROOT.parent / "shared" / "crds", ROOT.parent / "shared" / "crds" / "kserve-0.18"]
 
 
+@pytest.mark.slow
 @pytest.mark.skipif(
     not (shutil.which("kubectl") or shutil.which("kustomize")),
     reason="neither kubectl nor kustomize is installed; no Python package brings them",

@@ -214,6 +214,7 @@ def first_runs(file: Path) -> list[list[str]]:
     return [words[1:] for words in commands if words[:1] == ["python"]]
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("file", OURS, ids=named)
 def test_an_image_can_import_what_it_runs(file: Path) -> None:
     allowed = closure(extras(file)) | {"platecrypt"}

@@ -96,6 +96,7 @@ def test_the_rules_parse(rule_files: Path) -> None:
     promtool("check", "rules", *rule_files.glob("rules-*.yaml"), cwd=rule_files)
 
 
+@pytest.mark.slow
 @needs_prometheus
 @pytest.mark.parametrize("path", UNIT_TESTS, ids=lambda path: path.stem)
 def test_alerts_fire_and_stay_quiet(path: Path, rule_files: Path) -> None:
@@ -446,6 +447,7 @@ EMPTY = ('platecrypt_profile_lookups_total{ job="plates-transformer", outcome=~"
 
 @needs_prometheus
 @pytest.mark.slow
+@pytest.mark.alone
 def test_a_real_prometheus_answers_every_query_about_the_endpoint(scene: Scene) -> None:
     asked = queries_about_the_endpoint()
     assert len(asked) > 80
@@ -464,6 +466,7 @@ def test_a_real_prometheus_answers_every_query_about_the_endpoint(scene: Scene) 
 
 @needs_prometheus
 @pytest.mark.slow
+@pytest.mark.alone
 def test_a_healthy_endpoint_alarms_nobody_and_a_dead_predictor_somebody(scene: Scene) -> None:
     rules = [rule for group in GROUPS["rules-endpoint.yaml"] for rule in group["rules"]]
     of_endpoint = {rule["alert"] for rule in rules if "alert" in rule}

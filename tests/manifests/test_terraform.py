@@ -12,6 +12,8 @@ from typing import Any
 import pytest
 import yaml
 
+pytestmark = pytest.mark.slow  # each starts terraform
+
 ROOT = Path(__file__).resolve().parents[2]
 FOLDER = ROOT / "infra" / "terraform"
 MODULES = ("gke", "eks")

@@ -239,7 +239,9 @@ def test_the_cluster_commands_of_the_readme(place: Workplace, tmp_path: Path) ->
     finally:
         server.shutdown()
         server.server_close()
-    assert "registry.example/team/platecrypt-train:1.2.0" in (tmp_path / "training.yaml").read_text()
+    assert (
+        "registry.example/team/platecrypt-train:1.2.0" in (tmp_path / "training.yaml").read_text()
+    )
     (run,) = server.runs
     assert run["runtime_config"]["parameters"]["dataset"] == "s3://pictures/2026"
     assert len(json.dumps(server.packages)) > 1000

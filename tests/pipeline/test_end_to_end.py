@@ -28,7 +28,7 @@ from platecrypt.tuning.steps import SHORT as FEW_SEARCHED
 
 from .conftest import ROOT, Workplace
 
-pytestmark = pytest.mark.slow
+pytestmark = [pytest.mark.slow, pytest.mark.alone]
 
 DATASET = "synthetic://?images=96&seed=7&difficulty=easy"
 

@@ -15,7 +15,7 @@ from platecrypt.features.store import FeatureRepository, open_online
 from platecrypt.settings import Settings
 from platecrypt.storage import ObjectStore
 
-pytestmark = pytest.mark.slow
+pytestmark = [pytest.mark.slow, pytest.mark.alone]
 Encoded = Callable[..., bytes]
 ROOT = Path(__file__).parents[2]
 REPOSITORY = ROOT / "feature_repo"

@@ -31,7 +31,7 @@ from platecrypt.errors import BadInputError
 from platecrypt.serving import AsyncClient, Client, oip
 from platecrypt.serving.grpc_client import AsyncGrpcClient, GrpcClient
 
-pytestmark = pytest.mark.slow
+pytestmark = [pytest.mark.slow, pytest.mark.alone]
 Encoded = Callable[..., bytes]
 TOKEN = "a-token-of-some-length"
 FUZZ = runpy.run_path(str(Path(__file__).parents[1] / "security" / "fuzz_requests.py"))

@@ -22,7 +22,7 @@ from platecrypt.deployment import Endpoint, smoke_test
 from platecrypt.errors import BadInputError, RefusedError
 from platecrypt.serving import Client
 
-pytestmark = pytest.mark.slow
+pytestmark = [pytest.mark.slow, pytest.mark.alone]
 Encoded = Callable[..., bytes]
 
 

@@ -26,7 +26,7 @@ from platecrypt.cipher import inspect
 from platecrypt.deployment import Endpoint
 from platecrypt.processes import free_port
 
-pytestmark = pytest.mark.slow
+pytestmark = [pytest.mark.slow, pytest.mark.alone]
 Encoded = Callable[..., bytes]
 
 

@@ -23,7 +23,7 @@ from platecrypt.deployment import local as local_engine
 from platecrypt.errors import BadInputError, RefusedError, UnavailableError
 from platecrypt.processes import Supervisor
 
-pytestmark = pytest.mark.slow
+pytestmark = [pytest.mark.slow, pytest.mark.alone]
 Encoded = Callable[..., bytes]
 ROOT = Path(__file__).parents[2]
 

@@ -6,7 +6,7 @@ from platecrypt.deployment import Endpoint
 from platecrypt.deployment.kserve import served_version
 from platecrypt.processes import free_port
 
-pytestmark = pytest.mark.slow
+pytestmark = [pytest.mark.slow, pytest.mark.alone]
 
 
 def test_an_endpoint_tells_its_version(endpoint: Endpoint) -> None:

@@ -25,7 +25,7 @@ from platecrypt.commands.serve import MANIFESTS
 from platecrypt.deployment import Endpoint
 from platecrypt.serving import oip
 
-pytestmark = pytest.mark.slow
+pytestmark = [pytest.mark.slow, pytest.mark.alone]
 Encoded = Callable[..., bytes]
 Image = np.ndarray[Any, Any]
 PROCESSES = {

@@ -91,6 +91,7 @@ def losses(result: TrainResult) -> list[tuple[float, float, float, float]]:
 
 
 @pytest.mark.slow
+@pytest.mark.alone
 def test_training_leaves_weights_and_curves_and_nothing_else(
     trained: tuple[TrainResult, list[EpochMetrics]],
 ) -> None:
@@ -108,6 +109,7 @@ def test_training_leaves_weights_and_curves_and_nothing_else(
 
 
 @pytest.mark.slow
+@pytest.mark.alone
 def test_the_same_seed_gives_the_same_training_and_another_does_not(
     folder: tuple[YoloFolder, Manifest],
     trained: tuple[TrainResult, list[EpochMetrics]],
@@ -120,6 +122,7 @@ def test_the_same_seed_gives_the_same_training_and_another_does_not(
 
 
 @pytest.mark.slow
+@pytest.mark.alone
 def test_onnx_sees_what_pytorch_sees_and_a_changed_onnx_is_refused(
     folder: tuple[YoloFolder, Manifest],
     trained: tuple[TrainResult, list[EpochMetrics]],
@@ -152,6 +155,7 @@ def test_onnx_sees_what_pytorch_sees_and_a_changed_onnx_is_refused(
 
 
 @pytest.mark.slow
+@pytest.mark.alone
 def test_what_on_epoch_raises_ends_the_training_and_nothing_is_left(
     folder: tuple[YoloFolder, Manifest], tmp_path: Path
 ) -> None:
@@ -165,6 +169,7 @@ def test_what_on_epoch_raises_ends_the_training_and_nothing_is_left(
 
 
 @pytest.mark.slow
+@pytest.mark.alone
 def test_sigterm_leaves_no_half_written_model(tmp_path: Path) -> None:
     built, _ = build(tmp_path / "data")
     program = f"""
@@ -190,6 +195,7 @@ train(Path({str(built.data_yaml)!r}), Recipe(image_size=96, steps=4000, batch=4,
 
 
 @pytest.mark.slow
+@pytest.mark.alone
 def test_damaged_weights_and_missing_data_are_one_clear_line(tmp_path: Path) -> None:
     damaged = tmp_path / "model.pt"
     damaged.write_bytes(os.urandom(2000))
@@ -204,6 +210,7 @@ def test_damaged_weights_and_missing_data_are_one_clear_line(tmp_path: Path) -> 
 
 
 @pytest.mark.slow
+@pytest.mark.alone
 def test_the_operator_that_torchvision_may_lack_is_the_real_suppression(tmp_path: Path) -> None:
     import torch
 
