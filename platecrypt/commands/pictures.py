@@ -1,6 +1,5 @@
 """Commands on picture files: protect, recover, disclose, inspect, reseal."""
 
-import os
 import sys
 from collections.abc import Sequence
 from pathlib import Path
@@ -19,6 +18,7 @@ from platecrypt.commands.shared import (
     say,
 )
 from platecrypt.errors import BadInputError
+from platecrypt.machine import cores
 
 if TYPE_CHECKING:
     from platecrypt.imaging.boxes import BoxFile
@@ -43,7 +43,7 @@ def protect(
     keys: Keys = None,
     workers: Annotated[
         int, typer.Option(min=1, help="Processes beside each other.", show_default="cores")
-    ] = os.cpu_count() or 1,
+    ] = cores(),
     sidecar: Annotated[bool, typer.Option("--sidecar", help="Seal into NAME.sle instead.")] = False,
     margin: Annotated[float, typer.Option(help="Around a plate, share of its size.")] = 0.08,
     confidence: Annotated[

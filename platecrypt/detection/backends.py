@@ -5,7 +5,6 @@ network, `(B, 5, N)` float32: cx, cy, w, h in pixels of the frame, and the score
 """
 
 import logging
-import os
 import statistics
 import threading
 import time
@@ -19,6 +18,7 @@ from numpy.typing import NDArray
 
 from platecrypt.detection.letterbox import Letterbox
 from platecrypt.errors import BadInputError
+from platecrypt.machine import cores
 
 Name = Literal["auto", "onnxruntime", "openvino", "tensorrt"]
 Precision = Literal["auto", "f32", "bf16", "int8"]
@@ -108,7 +108,7 @@ class OpenVino:
         )
         steps.input().model().set_layout(openvino.Layout("NCHW"))
         steps.input().preprocess().convert_element_type(openvino.Type.f32).scale(255.0)
-        streams = len(os.sched_getaffinity(0))
+        streams = cores()
         self._compiled = core.compile_model(
             steps.build(),
             "CPU",

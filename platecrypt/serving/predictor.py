@@ -11,7 +11,6 @@ that a client need not send more pixels than the network looks at.
 import argparse
 import asyncio
 import logging
-import os
 from collections.abc import Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
@@ -22,6 +21,7 @@ from numpy.typing import NDArray
 
 from platecrypt.detection import Detections, Detector, find_model
 from platecrypt.errors import BadInputError
+from platecrypt.machine import cores
 from platecrypt.serving import metrics, oip
 from platecrypt.serving.batching import Batcher
 from platecrypt.serving.refusals import HttpError
@@ -29,7 +29,7 @@ from platecrypt.serving.remote import SIZE
 from platecrypt.serving.requests import MAX_IMAGES, image_tensors, options_of, pixels_of
 from platecrypt.serving.server import ServedModel, argument_parser, run
 
-CORES = os.cpu_count() or 1
+CORES = cores()
 
 logger = logging.getLogger("platecrypt.serving")
 

@@ -8,7 +8,6 @@ was not found, sealed and covered without a hitch does not leave.
 
 import argparse
 import asyncio
-import os
 from collections.abc import Callable, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
@@ -16,6 +15,7 @@ from typing import Any, TypeVar
 
 from platecrypt import imaging
 from platecrypt.errors import BadInputError
+from platecrypt.machine import cores
 from platecrypt.serving import metrics, oip
 from platecrypt.serving.admission import Admission
 from platecrypt.serving.answers import v1_reply, v2_reply
@@ -46,7 +46,7 @@ from platecrypt.serving.tracing import TRACEPARENT, TRACESTATE
 
 T = TypeVar("T")
 PASSED_ON = (REQUEST_ID, TRACEPARENT, TRACESTATE)
-WORKING = 2 * (os.cpu_count() or 1)  # while one waits for the predictor another decodes
+WORKING = 2 * cores()  # while one waits for the predictor another decodes
 WAITING = 64
 
 

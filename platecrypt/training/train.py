@@ -6,7 +6,6 @@ import fcntl
 import io
 import logging
 import math
-import os
 import shutil
 import time
 from collections.abc import Callable, Iterator
@@ -17,6 +16,7 @@ from typing import Any
 import yaml
 
 from platecrypt.errors import BadInputError, PlatecryptError, UnavailableError
+from platecrypt.machine import cores
 from platecrypt.training import pretrained as published
 from platecrypt.training.recipe import Recipe
 from platecrypt.training.ultralytics_runtime import load_ultralytics, torch_threads
@@ -157,7 +157,7 @@ def _arguments(recipe: Recipe, epochs: int, device: str) -> dict[str, Any]:
         "single_cls": True,
         "device": device,
         "amp": on_gpu,  # half precision is for GPUs; its check would also ask the network
-        "workers": min(8, os.cpu_count() or 1) if on_gpu else 0,
+        "workers": min(8, cores()) if on_gpu else 0,
         "cache": False,
         "plots": False,
         "verbose": False,

@@ -5,7 +5,6 @@ own rule, and the Experiment's own counts and goal end the search. Its memory is
 the work dir: whoever kills the engine loses the running trials and nothing else.
 """
 
-import os
 import shutil
 import time
 from collections.abc import Mapping, Sequence
@@ -15,6 +14,7 @@ from pathlib import Path
 from typing import Any
 
 from platecrypt.errors import BadInputError, UnavailableError
+from platecrypt.machine import cores
 from platecrypt.processes import file_lock, last_lines
 from platecrypt.tuning import result as outcome
 from platecrypt.tuning.collector import Metric, make_collector
@@ -320,7 +320,7 @@ class _Search:
         self.on_event(TuningEvent("started", f"{trial.name}: {given}", trial))
 
     def _threads(self) -> int:
-        return max(1, len(os.sched_getaffinity(0)) // self.at_once)
+        return max(1, cores() // self.at_once)
 
     def _follow(self, one: _Running) -> bool:
         """Read what a trial measured; settle it when it ended. Says whether anything happened."""

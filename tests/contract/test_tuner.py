@@ -3,7 +3,6 @@
 The trials are real processes: a few lines of Python that print their metric.
 """
 
-import os
 import signal
 import subprocess
 import sys
@@ -18,6 +17,7 @@ import pytest
 import yaml
 
 from platecrypt.errors import BadInputError
+from platecrypt.machine import cores
 from platecrypt.settings import Settings
 from platecrypt.tracking import Tracker
 from platecrypt.tuning import Experiment, Limits, LocalTuner, TuningResult, parse_experiment
@@ -220,7 +220,7 @@ def test_trials_run_at_once_and_share_the_cores(run: Run, tmp_path: Path) -> Non
     """
     result = run(experiment(program, maxTrialCount=2, parallelTrialCount=2))
     assert [trial.status for trial in result.trials] == ["Succeeded"] * 2
-    expected = max(1, len(os.sched_getaffinity(0)) // 2)
+    expected = max(1, cores() // 2)
     assert result.trials[0].metrics["other"].latest == expected
 
 
@@ -488,7 +488,7 @@ def test_a_limit_of_the_machine_narrows_what_runs_at_once(run: Run, tmp_path: Pa
     """
     result = run(experiment(program, maxTrialCount=3, parallelTrialCount=3), parallel=1)
     assert [trial.status for trial in result.trials] == ["Succeeded"] * 3
-    assert result.trials[0].metrics["other"].latest == len(os.sched_getaffinity(0))
+    assert result.trials[0].metrics["other"].latest == cores()
 
 
 def test_secrets_of_the_template_are_supplied_or_refused_by_the_flag(run: Run) -> None:
