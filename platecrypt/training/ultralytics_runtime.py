@@ -70,14 +70,13 @@ def _load(config_dir: str) -> Any:
     torch_threads()
     _silence(Path(config_dir))
     provide_torchvision_operators()
-    from PIL import Image
-
-    opens = Image.open
     import ultralytics
+    from PIL import Image
+    from ultralytics.utils import patches
 
-    # It replaces Pillow's, for a format of telephones: a damaged picture would then ask for a
-    # package to be installed, where everybody else in this process expects Pillow's own error.
-    Image.open = opens
+    # It replaces Pillow's `open`, for a format of telephones: a damaged picture would then ask for
+    # a package to be installed, where everybody else in this process expects Pillow's own error.
+    Image.open = patches._image_open
     ultralytics.settings.update(QUIET_SETTINGS)
     logging.getLogger("ultralytics").setLevel(logging.ERROR)
     _loaded.append(ultralytics)
