@@ -136,11 +136,13 @@ def namespaces(group: ManifestSet) -> Iterator[Finding]:
 def placeholders(group: ManifestSet) -> Iterator[Finding]:
     """`$(X)` and `${X}` where nobody puts a value in."""
     for item in group.objects:
-        if item.kind in ("ConfigMap", "Secret", "CustomResourceDefinition"):
-            continue  # files and scripts: whoever reads them knows what stands there
+        if item.kind in ("Secret", "CustomResourceDefinition"):
+            continue
         expanded = {path: pod for pod in group.pods if pod.owner is item for path in [pod.path]}
         for path, value in walk(item.document):
-            if isinstance(value, str) and "$" in value:
+            # Files and scripts in a ConfigMap: whoever reads them knows what stands there.
+            file = item.kind == "ConfigMap" and isinstance(value, str) and "\n" in value
+            if isinstance(value, str) and "$" in value and not file:
                 yield from _placeholder(item, path, value, expanded)
 
 
