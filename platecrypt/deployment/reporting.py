@@ -13,7 +13,7 @@ from platecrypt.settings import Settings
 from platecrypt.steps import step
 from platecrypt.storage import ObjectStore
 from platecrypt.tracking import Tracker
-from platecrypt.tracking.tracker import PIPELINE_RUN
+from platecrypt.tracking.tracker import PIPELINE_RUN, TUNING_RUN
 from platecrypt.training.steps import MODEL_DIGEST, model_key
 
 
@@ -76,7 +76,7 @@ def lineage(settings: Settings, version: str = "") -> dict[str, Any]:
         "run": model.run_id,
         "git commit": model.tags.get("git_commit", ""),
         "pipeline run": run["tags"].get(PIPELINE_RUN, ""),
-        "tuning": run["tags"].get("tuning_run", "") or "none",
+        "tuning": run["tags"].get(TUNING_RUN, "") or "none",
         "training set": model.tags.get("training_set_digest", ""),
         "feature service": model.tags.get("feature_service", ""),
         "dataset": model.tags[DATASET],

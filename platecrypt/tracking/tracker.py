@@ -23,7 +23,8 @@ from platecrypt.settings import Settings
 CHALLENGER, CHAMPION = "challenger", "champion"
 MODEL_DIGEST, DATASET_DIGEST, RUN_ID = "model_digest", "dataset_digest", "run_id"
 PARENT = "mlflow.parentRunId"
-PIPELINE_RUN = "pipeline_run"
+# Tags of a run: the pipeline run that made it; of a training, the MLflow run of its search.
+PIPELINE_RUN, TUNING_RUN = "pipeline_run", "tuning_run"
 MODEL_PATH = "model"
 # MLflow refuses longer texts; a parameter is for people, not for documents.
 LONGEST_PARAM = 6000
@@ -208,12 +209,13 @@ class Tracker:
         from mlflow.exceptions import MlflowException
 
         client = self._connect()
-        try:
-            return dict(client.get_run(run_id).data.tags)
-        except MlflowException as error:
-            if error.error_code in ("RESOURCE_DOES_NOT_EXIST", "INVALID_PARAMETER_VALUE"):
-                raise BadInputError(f"MLflow has no run {run_id!r}") from None
-            raise UnavailableError(f"MLflow: {error}") from error
+        with _explained():
+            try:
+                return dict(client.get_run(run_id).data.tags)
+            except MlflowException as error:
+                if error.error_code in ("RESOURCE_DOES_NOT_EXIST", "INVALID_PARAMETER_VALUE"):
+                    raise BadInputError(f"MLflow has no run {run_id!r}") from None
+                raise
 
     def children(self, run_id: str) -> tuple[str, ...]:
         """The ids of the runs that belong to a run, oldest first (1000 at most)."""

@@ -15,6 +15,7 @@ from platecrypt.settings import Settings
 from platecrypt.steps import library_digest, say, step
 from platecrypt.storage import ObjectStore
 from platecrypt.tracking import ModelVersion, Tracker
+from platecrypt.tracking.tracker import TUNING_RUN
 from platecrypt.training import card
 from platecrypt.training.curves import curves_page
 from platecrypt.training.evaluate import (
@@ -79,7 +80,7 @@ def train(
         "training_set_digest": selected.digest,
         "feature_service": selected.feature_service,
         "tuning": str(best.metadata.get("sha256", "")),
-        "tuning_run": str(best.metadata.get("tuning_run", "")),
+        TUNING_RUN: str(best.metadata.get(TUNING_RUN, "")),
         "library": library_digest(),
         "git_commit": card.git_commit(settings.root),
     }

@@ -10,7 +10,7 @@ from typing import Any
 from platecrypt.errors import BadInputError
 from platecrypt.settings import Settings
 from platecrypt.tracking import Tracker
-from platecrypt.tracking.tracker import PARENT
+from platecrypt.tracking.tracker import PARENT, TUNING_RUN
 from platecrypt.tuning import space
 from platecrypt.tuning.experiment import Experiment
 from platecrypt.tuning.proposer import EarlierResult
@@ -18,8 +18,7 @@ from platecrypt.tuning.result import MEASURED, read_trial
 from platecrypt.tuning.samplers import searched
 
 RESULT = "result.json"
-# Where an MLflow run keeps the search, and the tag of a training run that names that MLflow run.
-KEPT, TUNING_RUN = f"search/{RESULT}", "tuning_run"
+KEPT = f"search/{RESULT}"  # where an MLflow run keeps the search
 _MLFLOW_RUN = re.compile(r"[0-9a-f]{32}")
 
 

@@ -13,9 +13,10 @@ from platecrypt.errors import UnavailableError
 from platecrypt.settings import Settings
 from platecrypt.steps import say, step
 from platecrypt.tracking import Tracker
+from platecrypt.tracking.tracker import TUNING_RUN
 from platecrypt.training.recipe import Recipe
 from platecrypt.training.steps import load_training_set
-from platecrypt.tuning.earlier import KEPT, RESULT, TUNING_RUN, read_earlier
+from platecrypt.tuning.earlier import KEPT, RESULT, read_earlier
 from platecrypt.tuning.engines import choose_tuner
 from platecrypt.tuning.experiment import Experiment, load_experiment
 from platecrypt.tuning.proposer import EarlierResult

@@ -9,8 +9,9 @@ import yaml
 from platecrypt.errors import BadInputError
 from platecrypt.settings import Settings
 from platecrypt.tracking import Tracker
+from platecrypt.tracking.tracker import TUNING_RUN
 from platecrypt.tuning import Trial, TuningResult, parse_experiment
-from platecrypt.tuning.earlier import KEPT, RESULT, TUNING_RUN, read_earlier
+from platecrypt.tuning.earlier import KEPT, RESULT, read_earlier
 from platecrypt.tuning.result import Condition, Observed
 
 OURS = Path(__file__).resolve().parents[2] / "katib" / "experiment.yaml"
