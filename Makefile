@@ -17,7 +17,7 @@ export PYTHONWARNINGS ?= ignore
 .PHONY: help setup run test test-fast lint manifests format compile stop status clean benchmarks images
 
 help: ## List the targets
-	@grep -hE '^[a-z-]+:.*## ' $(MAKEFILE_LIST) | sed -E 's/:[^#]*## /|/' | awk -F'|' '{printf "  %-12s %s\n", $$1, $$2}'
+	@grep -hE '^[a-z-]+:.*## ' $(MAKEFILE_LIST) | sed -E 's/:[^#]*## /\t/' | awk -F'\t' '{printf "  %-12s %s\n", $$1, $$2}'
 
 setup: $(VENV)/.installed ## Make .venv from constraints.txt (implied by the others)
 
