@@ -31,7 +31,8 @@ from tuning_early_stopping import (
 
 from platecrypt.processes import Supervisor, free_port
 from platecrypt.settings import Settings, load
-from platecrypt.tuning import LocalTuner
+from platecrypt.tuning import LocalTuner, load_experiment
+from platecrypt.tuning.steps import SHORT
 
 FOUND = re.compile(r"mAP50-95=([\d.]+)")
 
@@ -49,7 +50,9 @@ def main() -> None:
         settings = load(home=Path(folder) / "home", root=ROOT, s3_port=free_port())
         try:
             data = dataset(settings, SOURCE.format(images=given.images, seed=7))
-            made = experiment(data, 1, given.trials, given.steps, stopping=True)
+            made = load_experiment(ROOT / "katib" / "experiment.yaml")
+            fixed = [p.name for p in made.parameters if p.name not in SHORT]
+            made = experiment(data, 1, given.trials, given.steps, stopping=True, fixed=fixed)
             began, used = time.perf_counter(), children_cpu()
             tuner = LocalTuner(settings.as_environment())
             best = tuner.run(made, Path(folder) / "search", show).best_parameters

@@ -226,6 +226,20 @@ class Experiment:
         ]
         return parse_experiment(document)
 
+    def judged_from(self, step: int) -> "Experiment":
+        """A copy whose early stopping judges a trial from its `step`-th value on (1 or more).
+
+        One without early stopping stays as it is.
+        """
+        if self.early_stopping is None:
+            return self
+        document = copy.deepcopy(self.document)
+        merged = {**self.early_stopping.settings, "start_step": str(step)}
+        document["spec"]["earlyStopping"]["algorithmSettings"] = [
+            {"name": name, "value": value} for name, value in merged.items()
+        ]
+        return parse_experiment(document)
+
     def with_fixed(self, values: Mapping[str, str]) -> "Experiment":
         """A copy that no longer searches some parameters: they have these values.
 

@@ -2,8 +2,10 @@
 
 import hashlib
 import json
+import math
 import tempfile
 from collections.abc import Sequence
+from dataclasses import replace
 from pathlib import Path
 
 from platecrypt.artifacts import Artifact, describe, write_metrics, write_page
@@ -26,6 +28,9 @@ from platecrypt.tuning.result import TuningEvent, TuningResult
 SHOWN_KINDS = ("ended", "finished", "note")
 # So few trials cannot search many dimensions: they vary what matters most, at the default size.
 FEW, SHORT = 10, ("lr0", "scale", "mosaic")
+# Share of its epochs before which a trial is not judged: from scratch the first ones tell nothing
+# (benchmarks/tuning_early_stopping.py).
+UNJUDGED = 1 / 3
 
 
 @step
@@ -56,6 +61,8 @@ def tune(
     patch = Path(settings.experiment_patch) if settings.experiment_patch else None
     whole = load_experiment(settings.root / "katib" / "experiment.yaml", patch)
     experiment = narrowed(whole, trials)
+    epochs = replace(Recipe(), steps=trial_steps).epochs(sum(selected.weights.values()))
+    experiment = experiment.judged_from(first_judged(epochs))
     experiment = experiment.with_algorithm_settings({"random_state": str(seed)})
     experiment = experiment.with_counts(max_trials=trials).with_environment(
         {
@@ -101,6 +108,11 @@ def narrowed(experiment: Experiment, trials: int) -> Experiment:
             if parameter.name not in SHORT
         }
     )
+
+
+def first_judged(epochs: int) -> int:
+    """The epoch from which a trial of so many may be stopped early."""
+    return max(1, math.ceil(epochs * UNJUDGED))
 
 
 def search(
