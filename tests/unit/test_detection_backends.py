@@ -9,7 +9,7 @@ from typing import Any
 import numpy as np
 import pytest
 
-from platecrypt.detection import Detector
+from platecrypt.detection import Detector, backends
 from platecrypt.detection.backends import Shape, blob_of, fastest
 from platecrypt.errors import BadInputError
 
@@ -55,7 +55,7 @@ def test_openvino_answers_several_threads_their_own_question(model: Path) -> Non
     with ThreadPoolExecutor(4) as pool:
         found = [one.boxes for one in pool.map(detector.detect, pictures * 3)]
     for one, other in zip(found, expected * 3, strict=True):
-        np.testing.assert_array_equal(one, other)
+        np.testing.assert_allclose(one, other, atol=0.01)  # a shape gets its own network midway
 
 
 def test_auto_measures_and_says_what_it_chose(
@@ -116,3 +116,23 @@ def test_the_blob_is_the_pixels_in_planes() -> None:
     frames = np.random.default_rng(1).integers(0, 256, (2, 32, 64, 3), np.uint8)
     expected = frames.transpose(0, 3, 1, 2).astype(np.float32) * np.float32(1 / 255)
     np.testing.assert_array_equal(blob_of(frames), expected)
+
+
+def test_a_shape_that_comes_often_has_a_network_of_its_own(model: Path) -> None:
+    """And not more of them than a few, whatever clients send."""
+    pytest.importorskip("openvino", reason="OpenVINO is not installed")
+    detector = Detector.load(model, backend="openvino")
+    assert detector.stride
+    backend: Any = detector._backend
+    (first,) = backend._compiled
+    rng = np.random.default_rng(1)
+    shapes = [(32 * number, 64) for number in range(1, backends.SHAPES + 3)]
+    for shape in shapes:
+        frame = rng.integers(0, 256, (1, *shape, 3), np.uint8)
+        before = [backend.forward(frame) for _ in range(backends.OFTEN - 1)]
+        assert (1, *shape) not in backend._compiled
+        after = [backend.forward(frame) for _ in range(2)]
+        for rows in (*before[1:], *after):
+            np.testing.assert_allclose(rows, before[0], atol=1e-3)
+    own = [(1, *shape) for shape in shapes[: backends.SHAPES - 1]]
+    assert list(backend._compiled) == [first, *own]
