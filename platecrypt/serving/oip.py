@@ -17,11 +17,13 @@ from typing import Any, Literal
 import numpy as np
 from numpy.typing import NDArray
 
+from platecrypt.serving.protobuf import put_in, take_out
 from platecrypt.serving.refusals import HttpError
 
 Values = NDArray[Any] | tuple[bytes, ...]
 Wire = Literal["v2-json", "v2-binary", "v2-grpc"]
 
+SERVICE = "inference.GRPCInferenceService"
 HEADER_LENGTH = "inference-header-content-length"
 MAX_TENSORS = 64
 MAX_AXES = 8
@@ -163,46 +165,71 @@ def write_rest(
     return b"".join([head, *tails]), len(head)
 
 
-def read_grpc(message: Any) -> Request:
-    """Read a `ModelInferRequest`; raw tensors are views of the message's bytes.
+@dataclass(frozen=True)
+class Message:
+    """A gRPC message: `head` is the protobuf message without its raw tensors, `raw` is these."""
+
+    head: Any
+    raw: tuple[memoryview, ...] = ()
+
+
+def open_grpc(data: bytes) -> Message:
+    """A serialised `ModelInferRequest`; its raw tensors are views of `data`.
+
+    Raises:
+        HttpError: 400, it is none.
+    """
+    from google.protobuf.message import DecodeError
+    from kserve.protocol.grpc.grpc_predict_v2_pb2 import ModelInferRequest
+
+    try:
+        rest, raw = take_out(data, ModelInferRequest.RAW_INPUT_CONTENTS_FIELD_NUMBER)
+        return Message(ModelInferRequest.FromString(rest), tuple(raw))
+    except (ValueError, DecodeError):
+        raise HttpError(400, "the message is no ModelInferRequest") from None
+
+
+def read_grpc(message: Message) -> Request:
+    """Read an inference request that came over gRPC.
 
     Raises:
         HttpError: 400, it has not the form of the protocol.
     """
-    raw = message.raw_input_contents
-    if len(message.inputs) > MAX_TENSORS:
-        raise HttpError(400, f"{len(message.inputs)} tensors; at most {MAX_TENSORS} are taken")
-    if not message.inputs:
+    head, raw = message.head, message.raw
+    if len(head.inputs) > MAX_TENSORS:
+        raise HttpError(400, f"{len(head.inputs)} tensors; at most {MAX_TENSORS} are taken")
+    if not head.inputs:
         raise HttpError(400, "inputs is missing or empty")
-    if raw and len(raw) != len(message.inputs):
-        raise HttpError(400, f"{len(message.inputs)} inputs but {len(raw)} raw contents")
+    if raw and len(raw) != len(head.inputs):
+        raise HttpError(400, f"{len(head.inputs)} inputs but {len(raw)} raw contents")
     tensors = []
-    for index, item in enumerate(message.inputs):
+    for index, item in enumerate(head.inputs):
         if raw and item.HasField("contents"):
             raise HttpError(400, f"input {item.name[:40]} has contents and raw contents")
         shape = _shape(list(item.shape), item.name)
-        data = memoryview(raw[index]) if raw else _typed(item)
+        data = raw[index] if raw else _typed(item)
         tensors.append(_raw_tensor(item.name, item.datatype, shape, data))
-    parameters = {name: _choice(value) for name, value in message.parameters.items()}
+    parameters = {name: _choice(value) for name, value in head.parameters.items()}
     parameters.pop("binary_data_output", None)
     return Request(
-        id=_id(message.id),
+        id=_id(head.id),
         inputs=tuple(tensors),
         parameters=parameters,
-        outputs=tuple(item.name for item in message.outputs),
+        outputs=tuple(item.name for item in head.outputs),
         wire="v2-grpc",
         typed=not raw,
     )
 
 
-def write_grpc(reply: Reply, request: Request, model: str, request_id: str) -> Any:
-    """A `ModelInferResponse` in the form in which the request came."""
-    from kserve.protocol.grpc import grpc_predict_v2_pb2 as pb
+def write_grpc(reply: Reply, request: Request, model: str, request_id: str) -> bytes:
+    """A serialised `ModelInferResponse` in the form in which the request came."""
+    from kserve.protocol.grpc.grpc_predict_v2_pb2 import ModelInferResponse
 
     made = [item for item in reply.outputs if request.asks_for(item.name)]
-    answer = pb.ModelInferResponse(
+    answer = ModelInferResponse(
         model_name=model, model_version=reply.version, id=request.id or request_id
     )
+    raw = []
     for item in made:
         output = answer.outputs.add(name=item.name, datatype=item.datatype, shape=item.shape)
         if request.typed:
@@ -210,13 +237,14 @@ def write_grpc(reply: Reply, request: Request, model: str, request_id: str) -> A
             elements = values.ravel().tolist() if isinstance(values, np.ndarray) else values
             getattr(output.contents, _CONTENTS[item.datatype]).extend(elements)
         else:
-            answer.raw_output_contents.append(bytes(raw_bytes(item)))
+            raw.append(raw_bytes(item))
     for name, value in reply.parameters.items():
         if isinstance(value, str):
             answer.parameters[name].string_param = value
         else:
             answer.parameters[name].int64_param = value
-    return answer
+    field_number = ModelInferResponse.RAW_OUTPUT_CONTENTS_FIELD_NUMBER
+    return put_in(answer.SerializeToString(), field_number, raw)
 
 
 def raw_bytes(item: Tensor) -> bytes | memoryview:

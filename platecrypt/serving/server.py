@@ -144,15 +144,19 @@ class _Servicer(InferenceServicer):  # type: ignore[misc]
         self._plane = plane
         self._check = check
 
-    async def ModelInfer(self, request: Any, context: Any) -> Any:
-        """One inference; errors carry the sentence of the HTTP answer."""
+    async def infer(self, data: bytes, context: Any) -> bytes:
+        """One inference, serialised; errors carry the sentence of the HTTP answer."""
         metadata = {str(key).lower(): value for key, value in context.invocation_metadata()}
         given = {key: value for key, value in metadata.items() if isinstance(value, str)}
-        request_id = request_id_of(given.get(REQUEST_ID, "") or request.id)
+        request_id = request_id_of(given.get(REQUEST_ID, ""))
         trace = trace_of(given)
         status, began = 500, time.perf_counter()
         try:
-            answer = await self._infer(request, given, request_id, dict(trace.headers()))
+            if self._check is not None:
+                self._check(given.get("authorization", ""))
+            message = oip.open_grpc(data)
+            request_id = request_id_of(given.get(REQUEST_ID, "") or message.head.id)
+            answer = await self._infer(message, request_id, dict(trace.headers()))
             status = 200
             return answer
         except HttpError as error:
@@ -169,18 +173,16 @@ class _Servicer(InferenceServicer):  # type: ignore[misc]
                 status,
                 time.perf_counter() - began,
                 quiet=False,
-                fields={**names, "span_id": trace.span_id, "bytes": request.ByteSize()},
+                fields={**names, "span_id": trace.span_id, "bytes": len(data)},
             )
 
     async def _infer(
-        self, message: Any, given: Mapping[str, str], request_id: str, trace: Mapping[str, str]
-    ) -> Any:
-        if self._check is not None:
-            self._check(given.get("authorization", ""))
-        call = oip.read_grpc(message)
+        self, message: oip.Message, request_id: str, trace: Mapping[str, str]
+    ) -> bytes:
+        call, name = oip.read_grpc(message), message.head.model_name
         headers = {REQUEST_ID: request_id, **trace}
-        reply, _ = await self._plane.infer(message.model_name, call, headers)
-        return oip.write_grpc(reply, call, message.model_name, request_id)
+        reply, _ = await self._plane.infer(name, call, headers)
+        return oip.write_grpc(reply, call, name, request_id)
 
 
 class _Server(uvicorn.Server):
@@ -384,6 +386,9 @@ async def _grpc_server(servicer: _Servicer, args: argparse.Namespace) -> Any:
         options=grpc_options(args.max_pixels, args.max_bytes),
     )
     grpc_predict_v2_pb2_grpc.add_GRPCInferenceServiceServicer_to_server(servicer, server)
+    # In place of KServe's own: inference gets and gives serialised messages.
+    infer = grpc.unary_unary_rpc_method_handler(servicer.infer)
+    server.add_registered_method_handlers(oip.SERVICE, {"ModelInfer": infer})
     try:
         server.add_insecure_port(f"{args.host}:{args.grpc_port}")
     except RuntimeError:

@@ -68,6 +68,16 @@ def test_grpc_raw_bytes(target: str, street: Image) -> None:
     np.testing.assert_array_equal(boxes_of(batch_of_one), boxes_of(answer))
 
 
+@pytest.mark.parametrize("data", [b"\xff" * 40, b"\x3a\x05abc", b"\x3a\x00" * 5000])
+def test_what_is_no_message_is_the_clients_fault(target: str, data: bytes) -> None:
+    with grpc.insecure_channel(target) as channel:
+        ask = channel.unary_unary("/inference.GRPCInferenceService/ModelInfer")
+        with pytest.raises(grpc.RpcError) as caught:
+            ask(data, timeout=20)
+    assert caught.value.code() == grpc.StatusCode.INVALID_ARGUMENT
+    assert caught.value.details() == "the message is no ModelInferRequest"
+
+
 def test_grpc_takes_a_picture_larger_than_the_stock_limit_of_8_mib(
     target: str, street: Image
 ) -> None:

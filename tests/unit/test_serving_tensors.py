@@ -11,10 +11,15 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from hypothesis.extra import numpy as hnp
 from kserve import InferInput, InferRequest, InferResponse
-from kserve.protocol.grpc.grpc_predict_v2_pb2 import InferParameter, ModelInferRequest
+from kserve.protocol.grpc.grpc_predict_v2_pb2 import (
+    InferParameter,
+    ModelInferRequest,
+    ModelInferResponse,
+)
 
 from platecrypt.serving import oip
 from platecrypt.serving.predictor import confidence_of, images_of
+from platecrypt.serving.protobuf import put_in, take_out
 from platecrypt.serving.refusals import HttpError
 from platecrypt.serving.requests import v2_job
 
@@ -31,6 +36,10 @@ def message(pixels: np.ndarray[Any, Any], **parameters: InferParameter) -> Any:
     for name, value in parameters.items():
         made.parameters[name].CopyFrom(value)
     return made
+
+
+def read(made: Any) -> oip.Request:
+    return oip.read_grpc(oip.open_grpc(made.SerializeToString()))
 
 
 def rest(inputs: Any, tail: bytes = b"", **more: Any) -> tuple[bytes, str]:
@@ -52,17 +61,17 @@ def test_raw_pixels_are_not_copied() -> None:
 
 def test_one_pixel_more_than_allowed_is_refused() -> None:
     with pytest.raises(HttpError, match="35 pixels; at most 34"):
-        images_of(oip.read_grpc(message(PIXELS)), 34)
+        images_of(read(message(PIXELS)), 34)
 
 
 def test_a_threshold_comes_as_text_because_grpc_parameters_have_no_float() -> None:
-    assert confidence_of(oip.read_grpc(message(PIXELS))) is None
+    assert confidence_of(read(message(PIXELS))) is None
     half = InferParameter(string_param="0.5")
-    assert confidence_of(oip.read_grpc(message(PIXELS, confidence=half))) == 0.5
+    assert confidence_of(read(message(PIXELS, confidence=half))) == 0.5
     for name, value in (("confidence", "high"), ("speed", "1")):
         wrong = message(PIXELS, **{name: InferParameter(string_param=value)})
         with pytest.raises(HttpError):
-            confidence_of(oip.read_grpc(wrong))
+            confidence_of(read(wrong))
 
 
 def test_several_images_of_different_sizes_in_one_request() -> None:
@@ -98,14 +107,15 @@ def test_what_is_written_is_read_back_on_every_wire(values: list[Any], binary: A
     again = rest(document["outputs"], b"" if length is None else body[length:])
     assert_same(oip.read_rest(*again), tensors)
     for typed in (False, True):
-        answer = oip.write_grpc(reply, oip.Request("r", (), {}, typed=typed), "plates", "")
+        written = oip.write_grpc(reply, oip.Request("r", (), {}, typed=typed), "plates", "")
+        answer = ModelInferResponse.FromString(written)
         back = ModelInferRequest(raw_input_contents=answer.raw_output_contents)
         for output in answer.outputs:
             item = back.inputs.add(name=output.name, datatype=output.datatype, shape=output.shape)
             if typed:
                 item.contents.CopyFrom(output.contents)
         if typed or any(answer.raw_output_contents):
-            assert_same(oip.read_grpc(back), tensors)
+            assert_same(read(back), tensors)
 
 
 def assert_same(found: oip.Request, expected: tuple[oip.Tensor, ...]) -> None:
@@ -245,7 +255,43 @@ def test_any_bytes_over_grpc_are_a_job_or_a_refusal(raw: bytes) -> None:
     made.raw_input_contents[0] = raw
     made.inputs[0].datatype = "BYTES"
     made.inputs[0].shape[:] = [1]
-    assert outcome(lambda: oip.read_grpc(made)) in (200, 400, 413)
+    assert outcome(lambda: read(made)) in (200, 400, 413)
+
+
+@settings(deadline=None, max_examples=500)
+@given(raw=st.binary(max_size=60), at=st.integers(0, 200), cut=st.integers(0, 200))
+def test_a_damaged_message_is_a_job_or_a_refusal(raw: bytes, at: int, cut: int) -> None:
+    whole = message(PIXELS).SerializeToString()
+    data = whole[:at] + raw + whole[at + cut :]
+
+    def job() -> Any:
+        return oip.read_grpc(oip.open_grpc(data))
+
+    assert outcome(job) in (200, 400, 413)
+
+
+@settings(deadline=None)
+@given(parts=st.lists(st.binary(max_size=300), max_size=5), first=st.booleans())
+def test_raw_tensors_are_taken_out_wherever_they_stand(parts: list[bytes], first: bool) -> None:
+    """As protobuf itself reads them; and what is put in, it reads."""
+    head = ModelInferRequest(model_name="plates", id="7", raw_input_contents=parts)
+    bare = ModelInferRequest(model_name="plates", id="7").SerializeToString()
+    mine = put_in(b"", 7, parts) + bare if first else put_in(bare, 7, parts)
+    assert ModelInferRequest.FromString(mine) == head
+    for data in (mine, head.SerializeToString()):
+        rest, found = take_out(data, 7)
+        assert (rest, [bytes(part) for part in found]) == (bare, parts)
+        assert all(
+            np.shares_memory(np.frombuffer(part, np.uint8), np.frombuffer(data, np.uint8))
+            for part in found
+            if part
+        )
+
+
+def test_a_message_of_countless_fields_is_refused_at_once() -> None:
+    for data in (b"\x3a\x00" * 10_000, b"\x08\x01" * 10_000, b"\xff" * 10_000, b"\x0b\x0c"):
+        with pytest.raises(HttpError, match="no ModelInferRequest"):
+            oip.open_grpc(data)
 
 
 @given(st.binary(max_size=40))
