@@ -1,6 +1,5 @@
 """What leaves: the protected file, JSON, or tensors. Nothing in it says what a plate shows."""
 
-import base64
 from collections.abc import Sequence
 from typing import Any
 
@@ -66,14 +65,16 @@ def _images(outcomes: Sequence[Outcome], request: oip.Request) -> list[oip.Tenso
 
 
 def _prediction(outcome: Outcome, options: Options) -> dict[str, Any]:
+    import pybase64
+
     made = outcome.protected
     found: dict[str, Any] = {"request_id": outcome.request_id}
     if options.image == "protected":
-        found["image"] = {"b64": base64.b64encode(made.data).decode()}
+        found["image"] = {"b64": pybase64.b64encode_as_string(made.data)}
         found["content_type"] = f"image/{made.format}"
     if options.detections != "none":
         found["plates"] = [
-            {"box": list(region), "envelope": base64.b64encode(envelope).decode()}
+            {"box": list(region), "envelope": pybase64.b64encode_as_string(envelope)}
             for region, envelope in zip(made.regions, made.envelopes, strict=True)
         ]
     if options.detections == "plain":
