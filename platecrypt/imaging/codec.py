@@ -24,6 +24,7 @@ MAX_BYTES = 64 * 1024 * 1024
 MAX_PIXELS = 100_000_000
 """Default limit of a picture, pixels: about 300 MB decoded."""
 QUALITY = 92
+"""Of what is encoded where the source names no quality of its own."""
 
 _SUFFIX: dict[Format, str] = {"jpeg": ".jpg", "png": ".png", "webp": ".webp", "tiff": ".tiff"}
 _WEBP_LOSSLESS = 101
@@ -40,6 +41,7 @@ class Image:
         source: the bytes it was decoded from.
         sha256: of `source`, hexadecimal.
         sealed: the envelopes the file carries.
+        quality: of a JPEG, 1..100 on libjpeg's scale; 0 where it cannot be told.
     """
 
     pixels: Pixels = field(repr=False)
@@ -48,6 +50,7 @@ class Image:
     source: bytes = field(repr=False)
     sha256: str
     sealed: tuple[bytes, ...] = field(repr=False)
+    quality: int = 0
 
     @property
     def width(self) -> int:
@@ -89,7 +92,8 @@ def decode(data: bytes, *, max_bytes: int = MAX_BYTES, max_pixels: int = MAX_PIX
     digest = hashlib.sha256(data).hexdigest()
     # Turned by the same reading of EXIF that regions of a file are turned back with.
     pixels = upright(pixels, header.orientation)
-    return Image(pixels, header.format, header.lossless, data, digest, header.sealed)
+    sealed, quality = header.sealed, header.quality
+    return Image(pixels, header.format, header.lossless, data, digest, sealed, quality)
 
 
 def check_size(header: Header, max_pixels: int) -> None:

@@ -18,7 +18,8 @@ import re
 import struct
 import zlib
 from collections.abc import Iterator, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
+from functools import cache
 from typing import Literal
 
 from platecrypt.errors import BadInputError
@@ -41,7 +42,16 @@ _JPEG_START = b"\xff\xd8"
 _JPEG_EXIF = b"Exif\0\0"
 _APP1 = 0xE1
 _APP9 = 0xE9
-_SOS, _EOI, _COM = 0xDA, 0xD9, 0xFE
+_SOS, _EOI, _COM, _DQT = 0xDA, 0xD9, 0xFE, 0xDB
+_CELLS = 64
+# fmt: off
+_K1 = (
+    16, 11, 10, 16, 24, 40, 51, 61, 12, 12, 14, 19, 26, 58, 60, 55,
+    14, 13, 16, 24, 40, 57, 69, 56, 14, 17, 22, 29, 51, 87, 80, 62,
+    18, 22, 37, 56, 68, 109, 103, 77, 24, 35, 55, 64, 81, 104, 113, 92,
+    49, 64, 78, 87, 103, 121, 120, 101, 72, 92, 95, 98, 112, 100, 103, 99,
+)
+# fmt: on
 _NEXT_MARKER = re.compile(rb"\xff[^\x00\xff]")
 _PNG_START = b"\x89PNG\r\n\x1a\n"
 _PNG_SEALED = b"slEp"
@@ -66,6 +76,7 @@ class Header:
         insert_at: byte offset at which sealed data goes in.
         orientation: EXIF's, 1..8; 1 where the file says nothing.
         sealed_at: byte ranges of what carries the sealed data, whole segments and chunks.
+        quality: of a JPEG, 1..100 on libjpeg's scale; 0 where it cannot be told.
     """
 
     format: Format
@@ -77,6 +88,7 @@ class Header:
     insert_at: int
     orientation: int = 1
     sealed_at: tuple[tuple[int, int], ...] = ()
+    quality: int = 0
 
 
 def read_header(data: bytes) -> Header:
@@ -196,7 +208,10 @@ def _jpeg(data: bytes) -> Header:
     pieces: list[bytes] = []
     places: list[tuple[int, int]] = []
     turned: int | None = None
+    quality = 0
     for marker, start, payload_at, end in jpeg_parts(data):
+        if marker == _DQT and not quality:
+            quality = _quality(data[payload_at : min(end, payload_at + 1 + _CELLS)])
         if not (0xE0 <= marker <= 0xEF or marker == _COM) and insert_at is None:
             insert_at = start
         if marker == _APP9 and data.startswith(_JPEG_MARK, payload_at, end):
@@ -212,9 +227,29 @@ def _jpeg(data: bytes) -> Header:
     if size is None or insert_at is None:
         raise _cut("JPEG")
     sealed = _join(pieces)
-    return Header(
-        "jpeg", size[1], size[0], False, False, sealed, insert_at, turned or 1, tuple(places)
-    )
+    header = Header("jpeg", size[1], size[0], False, False, sealed, insert_at, turned or 1)
+    return replace(header, sealed_at=tuple(places), quality=quality)
+
+
+@cache
+def _coarseness() -> list[int]:
+    """The sums of libjpeg's luminance tables, quality 1 to 100: each is less than the one before.
+
+    The scale is libjpeg's, the table that it scales is K.1 of ITU-T T.81.
+    """
+    scales = [5000 // q if q < 50 else 200 - 2 * q for q in range(1, 101)]
+    return [sum(min(max((v * scale + 50) // 100, 1), 255) for v in _K1) for scale in scales]
+
+
+def _quality(table: bytes) -> int:
+    """The lowest quality that quantises no coarser than a table of the DQT segment (8 bit, first).
+
+    Of a file that libjpeg wrote it is the quality that was asked for.
+    """
+    if len(table) != 1 + _CELLS or table[0] != 0:
+        return 0
+    found = sum(table[1:])
+    return next((q for q, total in enumerate(_coarseness(), 1) if total <= found), 100)
 
 
 def jpeg_parts(data: bytes) -> Iterator[tuple[int, int, int, int]]:

@@ -54,14 +54,15 @@ def protect(
     margin: float = MARGIN,
     scores: Sequence[float] | None = None,
     format: Format | None = None,  # noqa: A002
-    quality: int = QUALITY,
+    quality: int | None = None,
     sidecar: bool = False,
 ) -> Protected:
     """Cover and seal every plate of `image`.
 
     A JPEG (and a lossy WebP) is decoded, covered and encoded again at `quality`: what lies outside
     the regions changes by that one generation, while the sealed pixels are exactly those that were
-    decoded. PNG and lossless WebP keep every pixel outside.
+    decoded. At the source's own quality, the default, a generation costs least and the file does
+    not grow. PNG and lossless WebP keep every pixel outside.
 
     Args:
         image: as `decode` gave it.
@@ -75,7 +76,8 @@ def protect(
         margin: share of a box's size added at each side.
         scores: one a box; sealed, never in clear.
         format: of the published file; None takes the image's own.
-        quality: 1..100, for JPEG and lossy WebP.
+        quality: 1..100, for JPEG and lossy WebP; None: the source's where both files are JPEG and
+            it can be told, else 92.
         sidecar: keep the envelopes out of the file.
 
     Raises:
@@ -100,6 +102,8 @@ def protect(
     covered = cover(image.pixels, found)
     chosen = format or image.format
     keep = image.lossless or image.format == "png"
+    if quality is None:
+        quality = (image.quality if chosen == "jpeg" else 0) or QUALITY
     data = encode(covered, chosen, quality=quality, lossless=keep)
     if record is not None and not sidecar:
         data = embed(data, [*envelopes, record])

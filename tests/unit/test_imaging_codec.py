@@ -170,6 +170,29 @@ def test_png_and_lossless_webp_keep_every_pixel() -> None:
     assert (decode(encode(noise, "webp", lossless=True)).pixels == noise).all()
 
 
+@pytest.mark.parametrize("asked", [1, 10, 49, 50, 75, 80, 92, 95, 100])
+def test_the_quality_of_a_jpeg_is_read_from_its_table(asked: int) -> None:
+    assert decode(encode(picture(), "jpeg", quality=asked)).quality == asked
+    out = io.BytesIO()
+    Pillow.fromarray(picture()).save(out, "JPEG", quality=asked, progressive=True)
+    assert decode(out.getvalue()).quality == asked
+
+
+def test_a_foreign_table_counts_as_the_next_finer_one() -> None:
+    """And pictures that are no JPEG have no quality."""
+    out = io.BytesIO()
+    Pillow.fromarray(picture()).save(out, "JPEG", qtables=[[20] * 64, [30] * 64])
+    found = decode(out.getvalue()).quality
+    finer, coarser = (encode(picture(), "jpeg", quality=q) for q in (found, found - 1))
+    assert _table(finer) <= 20 * 64 < _table(coarser)
+    assert decode(encode(picture(), "png")).quality == 0
+
+
+def _table(data: bytes) -> int:
+    at = data.index(b"\xff\xdb") + 5
+    return sum(data[at : at + 64])
+
+
 def test_quality_is_what_it_says() -> None:
     for kind in ("jpeg", "webp"):
         low, high = (encode(picture(), kind, quality=q) for q in (20, 95))

@@ -112,6 +112,19 @@ def test_a_reencoded_jpeg_stays_close_outside_the_regions() -> None:
     assert error.mean() < 2
 
 
+@pytest.mark.parametrize("quality", [40, 80, 95])
+def test_a_jpeg_leaves_at_the_quality_it_came_with(quality: int) -> None:
+    source = decode(encode(street(), "jpeg", quality=quality))
+    own = protect(source, [], RING, **NAMES)
+    assert decode(own.data).quality == quality
+    assert len(own.data) < 1.1 * len(source.source)
+    other = protect(source, [], RING, quality=quality - 7, **NAMES)
+    lost = [
+        np.abs(decode(one.data).pixels - source.pixels.astype(int)).mean() for one in (own, other)
+    ]
+    assert lost[0] < 0.5 * lost[1]  # the same quantisers lose next to nothing again
+
+
 @pytest.mark.parametrize("target", FORMATS)
 def test_another_format_may_be_published(target: Format) -> None:
     source = image("jpeg")
