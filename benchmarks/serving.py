@@ -16,6 +16,7 @@ import argparse
 import base64
 import contextlib
 import http.client
+import importlib.util
 import json
 import os
 import statistics
@@ -38,6 +39,7 @@ from platecrypt.deployment import InferenceService
 from platecrypt.detection import Detector, Letterbox
 from platecrypt.detection.backends import blob_of, onnx_session
 from platecrypt.detection.engine import DEFAULT_STRIDE
+from platecrypt.detection.quantize import Sample, quantize
 from platecrypt.processes import Supervisor, free_port
 from platecrypt.serving import oip
 
@@ -56,7 +58,7 @@ ALLOCATOR = {
     .items()
     if name.startswith("MALLOC_")
 }
-BACKENDS = {"f32": "onnxruntime", "bf16": "openvino"}
+BACKENDS = {"f32": "onnxruntime", "bf16": "openvino", "int8": "openvino"}
 Rows = list[tuple[str, str, str]]
 
 
@@ -120,6 +122,16 @@ class Bench:
             code = f"import runpy; runpy.run_path({__file__!r})['export']({str(folder)!r}, {size})"
             subprocess.run([sys.executable, "-c", code], check=True, stdout=subprocess.DEVNULL)
         return folder
+
+    def network(self, size: int, precision: str) -> Path:
+        """The ONNX file of that size for that arithmetic."""
+        model = self.model(size) / "model.onnx"
+        if precision != "int8":
+            return model
+        output = self.home / f"int8-{size}.onnx"
+        if not output.exists():
+            quantize(model, [Sample(lambda: self.picture)], output)
+        return output
 
     @contextlib.contextmanager
     def single(self, size: int, *flags: str) -> Iterator["Server"]:
@@ -514,7 +526,10 @@ def codec() -> Rows:
 
 
 def bulk(bench: Bench, size: int, rounds: int) -> Rows:
-    """A file on its way through a folder, against ultralytics' predict, Fernet and JPEG."""
+    """A file on its way through a folder, against ultralytics' predict, Fernet and JPEG.
+
+    Each writes its JPEG as it does by default: OpenCV at quality 95, ours at the source's 90.
+    """
     from platecrypt.imaging.bulk import Job, Worker
     from platecrypt.imaging.bulk import Options as How
     from platecrypt.serving.bulk import EndpointWorker
@@ -525,11 +540,11 @@ def bulk(bench: Bench, size: int, rounds: int) -> Rows:
     ways = {"--fast": EndpointWorker, "without loss": Worker}
     with usual(bench, size, source) as ask:
         candidates = {"usual": ask}
-        for kind in precisions():
+        for kind in (*precisions(), *(["int8"] if has_openvino() else [])):
             for way, worker in ways.items():
                 how = How(
                     bench.keys,
-                    bench.model(size) / "model.onnx",
+                    bench.network(size, kind),
                     force=True,
                     backend=BACKENDS[kind],
                     precision=kind,
@@ -743,13 +758,18 @@ def draw(curves: dict[str, list[tuple[int, float, float, float]]], size: int) ->
 
 
 def precisions() -> list[str]:
-    """Those that this machine has."""
-    try:
-        import openvino
-    except ImportError:
+    """Those of a float network that this machine has."""
+    if not has_openvino():
         return ["f32"]
+    import openvino
+
     capable = "BF16" in openvino.Core().get_property("CPU", "OPTIMIZATION_CAPABILITIES")
     return ["f32", "bf16"] if capable else ["f32"]
+
+
+def has_openvino() -> bool:
+    """Whether it is installed."""
+    return importlib.util.find_spec("openvino") is not None
 
 
 if __name__ == "__main__":
