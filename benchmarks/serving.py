@@ -548,6 +548,7 @@ def bulk(bench: Bench, size: int, rounds: int) -> Rows:
                     force=True,
                     backend=BACKENDS[kind],
                     precision=kind,
+                    compiled=True,  # as in a large folder
                 )
                 run = worker(how).run
                 candidates[f"in process {way} {kind}"] = here(lambda run=run: run(job))

@@ -13,6 +13,7 @@ from platecrypt import imaging
 from platecrypt.cipher import Keyring
 from platecrypt.commands.pictures import protect
 from platecrypt.errors import BadInputError
+from platecrypt.imaging import bulk
 from platecrypt.imaging.bulk import Options, Worker, jobs_for, protect_all
 from platecrypt.serving.bulk import EndpointWorker
 from platecrypt.serving.keys import KeyFile
@@ -81,6 +82,19 @@ def test_what_was_measured_once_is_not_measured_by_every_process(desk: Path) -> 
     assert settled.backend in ("onnxruntime", "openvino")
     assert Worker(settled)._detector.provider  # type: ignore[union-attr]
     assert Worker(Options(desk / "keys.json")).settled() == Options(desk / "keys.json")
+
+
+@pytest.mark.parametrize(("files", "expected"), [(bulk.MANY - 1, False), (bulk.MANY, True)])
+def test_many_files_are_worth_the_compiled_cipher(
+    desk: Path, files: int, expected: bool, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    loaded: list[bool] = []
+    monkeypatch.setattr(bulk, "warm_up", lambda: loaded.append(True))
+    (job, *_) = jobs_for([desk / "in"], desk / "out")
+    options = Options(desk / "keys.json", desk / "model.onnx")
+    outcomes = list(protect_all([job] * files, options))  # all but the first are done already
+    assert [outcome.state for outcome in outcomes[:2]] == ["protected", "skipped"]
+    assert bool(loaded) == expected
 
 
 def command(desk: Path, *sources: str, output: str, **more: Any) -> None:
