@@ -52,6 +52,7 @@ SETTINGS = (
     "DEPLOYMENT_ENGINE",
     "KEYS_FILE",
     "GATE_KEY_FILE",
+    "ENDPOINT_TOKEN_FILE",
 )
 
 

@@ -161,15 +161,22 @@ def predict(
     output: Annotated[
         Path, typer.Option("--output", "-o", help="Folder for the protected pictures.")
     ] = Path("protected"),
+    token_file: Annotated[
+        Path | None,
+        typer.Option(help="File that begins with a bearer token; default: as the settings say."),
+    ] = None,
     as_json: AsJson = False,
 ) -> None:
     """Send pictures to an endpoint and keep the protected ones."""
     from platecrypt.imaging.files import write_whole
     from platecrypt.serving.client import Client
+    from platecrypt.settings import read_token
+
+    token = read_token(token_file) if token_file else load_settings().endpoint_token
 
     output.mkdir(parents=True, exist_ok=True)
     rows = []
-    with Client(url) as client:
+    with Client(url, token=token) as client:
         for file in files:
             target = output / file.name
             if target.exists() and target.samefile(file):

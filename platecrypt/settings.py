@@ -22,6 +22,7 @@ from pydantic_settings import (
 
 from platecrypt.errors import BadInputError
 
+TOKEN_BYTES = 4096  # longer is no bearer token
 ENV_PREFIX = "PLATECRYPT_"
 LOOPBACK = "127.0.0.1"
 Port = int
@@ -98,6 +99,10 @@ class Settings(BaseSettings):
     keys_file: Path | None = Field(None, description="the keyring; unset: home/keys/keyring.json")
     gate_key_file: Path | None = Field(None, description="key that signs verdicts; unset: home")
 
+    endpoint_token_file: str = Field(
+        "", description="file whose first line is a bearer token for the endpoint; empty: none"
+    )
+
     kfp_host: str | None = Field(None, description="URL of Kubeflow Pipelines")
     kfp_service_account: str | None = Field(
         None, description="account that runs have there; unset: the server's default"
@@ -125,6 +130,17 @@ class Settings(BaseSettings):
     def gate_key_path(self) -> Path:
         """The key file that signs verdicts."""
         return self.gate_key_file or self.home / "keys" / "gate.key"
+
+    @property
+    def endpoint_token(self) -> str | None:
+        """The bearer token to ask the endpoint with, or None.
+
+        Raises:
+            BadInputError: the file is missing, or its first line is no token.
+        """
+        if not self.endpoint_token_file:
+            return None
+        return read_token(Path(self.endpoint_token_file))
 
     @property
     def store_credentials_path(self) -> Path:
@@ -194,6 +210,24 @@ class Settings(BaseSettings):
             text = str(value.absolute()) if isinstance(value, Path) else str(value)
             env[ENV_PREFIX + name.upper()] = text
         return env
+
+
+def read_token(path: Path) -> str:
+    """The bearer token in a file: its first word, so that a server's own list will do.
+
+    Raises:
+        BadInputError: the file cannot be read, or does not begin with one.
+    """
+    try:
+        with path.open("rb") as file:
+            words = file.read(TOKEN_BYTES).decode("ascii").split()
+    except OSError as error:
+        raise BadInputError(f"token file {path}: {error.strerror}") from None
+    except UnicodeDecodeError:
+        words = []
+    if not words or len(words[0]) == TOKEN_BYTES:
+        raise BadInputError(f"token file {path} does not begin with a token")
+    return words[0]
 
 
 def read_json(path: Path, remedy: str) -> dict[str, str]:

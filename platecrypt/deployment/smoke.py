@@ -37,13 +37,16 @@ class SmokeResult:
     published: bytes
 
 
-def smoke_test(url: str, image: bytes, keyring: cipher.Keyring) -> SmokeResult:
+def smoke_test(
+    url: str, image: bytes, keyring: cipher.Keyring, *, token: str | None = None
+) -> SmokeResult:
     """Send an image with plates to an endpoint and take the answer apart.
 
     Args:
         url: of `:predict`.
         image: an encoded image (JPEG, PNG or WebP) in which the model finds at least one plate.
         keyring: the one that the endpoint seals with.
+        token: a bearer token, where the endpoint wants one.
 
     Raises:
         UnavailableError: the endpoint does not answer.
@@ -52,7 +55,7 @@ def smoke_test(url: str, image: bytes, keyring: cipher.Keyring) -> SmokeResult:
     """
     before = imaging.decode(image)
     started = time.perf_counter()
-    with Client(url) as client:
+    with Client(url, token=token) as client:
         answer = client.protect(image)
     seconds = time.perf_counter() - started
     if answer.plates == 0:

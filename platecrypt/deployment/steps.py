@@ -43,13 +43,13 @@ def smoke_test(settings: Settings, url: str, manifest: Artifact, report: Artifac
     """
     dataset = load_manifest(manifest)
     store = ObjectStore(settings.store())
-    keyring = Keyring.load(settings.keyring_path)
+    keyring, token = Keyring.load(settings.keyring_path), settings.endpoint_token
     shown = [*_widest_first(dataset, "test"), *_widest_first(dataset, "train")]
     try:
         for image in shown:
             data = store.get(image.key)
             try:
-                result = run_smoke_test(url, data, keyring)
+                result = run_smoke_test(url, data, keyring, token=token)
             except NothingFoundError:
                 continue
             page = _page(data, result)

@@ -22,11 +22,13 @@ import httpx
 import numpy as np
 import psutil
 import pytest
+import typer.testing
 from kserve.protocol.grpc import grpc_predict_v2_pb2 as pb
 from kserve.protocol.grpc.grpc_predict_v2_pb2_grpc import GRPCInferenceServiceStub
 
 from platecrypt import imaging
-from platecrypt.deployment import Endpoint
+from platecrypt.cli import app
+from platecrypt.deployment import Endpoint, smoke_test
 from platecrypt.errors import BadInputError
 from platecrypt.serving import AsyncClient, Client, oip
 from platecrypt.serving.grpc_client import AsyncGrpcClient, GrpcClient
@@ -50,6 +52,29 @@ def guarded(alone: Any, tmp_path_factory: pytest.TempPathFactory) -> tuple[Any, 
     tokens = tmp_path_factory.mktemp("tokens") / "tokens"
     tokens.write_text(TOKEN)
     return alone(f"--tokens_file={tokens}", "--working=1", "--waiting=1"), tokens
+
+
+def test_the_command_and_the_smoke_test_show_a_token(
+    guarded: tuple[Any, Path],
+    encoded: Encoded,
+    stage: Any,
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    server, tokens = guarded
+    with pytest.raises(BadInputError, match="token"):
+        smoke_test(server.url, encoded(), stage.keyring)
+    assert smoke_test(server.url, encoded(), stage.keyring, token=TOKEN).plates == 2
+    source, output = tmp_path / "car.jpg", tmp_path / "out"
+    source.write_bytes(encoded())
+    command = ["predict", server.url, str(source), "-o", str(output)]
+    run = typer.testing.CliRunner().invoke
+    assert run(app, command).exit_code != 0
+    assert not list(output.iterdir())
+    assert run(app, [*command, "--token-file", str(tokens)]).exit_code == 0
+    assert imaging.recover((output / "car.jpg").read_bytes(), stage.keyring).count == 2
+    monkeypatch.setenv("PLATECRYPT_ENDPOINT_TOKEN_FILE", str(tokens))
+    assert run(app, command).exit_code == 0
 
 
 def until(condition: Callable[[], bool], seconds: float = 30) -> None:

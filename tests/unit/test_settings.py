@@ -82,6 +82,20 @@ def test_the_secret_key_may_stand_in_a_file(tmp_path: Path) -> None:
     assert settings.store().secret_key == "from-a-file"
 
 
+def test_the_endpoints_token_is_the_first_word_of_a_file(tmp_path: Path) -> None:
+    assert load().endpoint_token is None
+    file = tmp_path / "tokens"
+    settings = load(endpoint_token_file=str(file))
+    with pytest.raises(BadInputError, match=f"{file}: No such file"):
+        _ = settings.endpoint_token
+    file.write_text("first-token-of-two\nsecond-token-of-two\n")
+    assert settings.endpoint_token == "first-token-of-two"
+    for wrong in (b"", b" \n", b"\xff" * 20, b"x" * 10_000):
+        file.write_bytes(wrong)
+        with pytest.raises(BadInputError, match="does not begin with a token"):
+            _ = settings.endpoint_token
+
+
 def test_without_an_endpoint_the_store_is_the_embedded_one(tmp_path: Path) -> None:
     settings = load(home=tmp_path)
     with pytest.raises(BadInputError, match="platecrypt up"):
