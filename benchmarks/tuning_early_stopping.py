@@ -1,27 +1,27 @@
 """Early stopping on the real task: how much training it saves, and what it costs in quality.
 
-For each seed the search of `katib/experiment.yaml` runs twice over a small synthetic data set, from
-scratch, with medianstop and without. As in a pipeline of many trials all parameters are searched
-(but the picture's and the model's size, which would make one trial cost many times another), and a
-trial is judged from a third of its epochs on. The first rate ranges over one and a half decades, as
-for data that nobody has trained on: the project's own range was narrowed on pictures like these,
-and with it hardly a trial is bad enough to be stopped (`--lr0 0.001 0.006` shows that). All trials
-are drawn at random, so both searches try the same parameters; a trial has one thread, and as many
-run at once as there are cores.
+For each seed the search of `katib/experiment.yaml` runs twice over a small synthetic data set, with
+medianstop and without. As in a pipeline of many trials all parameters are searched (but the
+picture's and the model's size, which would make one trial cost many times another), and a trial is
+judged from a sixth of its epochs on. Trials start from weights that have seen few steps of another
+synthetic set: published weights take their place where there is a network, and this needs none.
+(From scratch, `--base-steps 0`, the first third of a trial is at 0 whatever its parameters.) All
+trials are drawn at random, so both searches try the same parameters; a trial has one thread, and
+as many run at once as there are cores.
 
 Prints a table with epochs, process CPU and wall; draws the trials into
 build/benchmarks/tuning_early_stopping.png and keeps them in the .json beside it. It trains: about
 half an hour on two cores.
 
-    .venv/bin/python benchmarks/tuning_early_stopping.py [--seeds 3] [--trials 14] [--steps 240]
-        [--lr0 0.0003 0.01]
+    .venv/bin/python benchmarks/tuning_early_stopping.py [--seeds 3] [--trials 16] [--steps 200]
+        [--base-steps 130]
 """
 
 import argparse
-import copy
 import json
 import os
 import resource
+import shutil
 import sys
 import tempfile
 import time
@@ -34,11 +34,19 @@ ROOT = Path(__file__).resolve().parents[1]
 sys.path.insert(0, str(ROOT))
 
 from platecrypt.datasets.importing import import_dataset  # noqa: E402
-from platecrypt.datasets.training_set import Selected, TrainingSet, training_set_key  # noqa: E402
+from platecrypt.datasets.manifest import manifest_key, parse_manifest  # noqa: E402
+from platecrypt.datasets.training_set import (  # noqa: E402
+    Selected,
+    TrainingSet,
+    parse_training_set,
+    training_set_key,
+)
 from platecrypt.processes import Supervisor, free_port  # noqa: E402
 from platecrypt.settings import Settings, load  # noqa: E402
 from platecrypt.storage.embedded import ensure_store  # noqa: E402
-from platecrypt.training.recipe import Recipe  # noqa: E402
+from platecrypt.training.recipe import Recipe, choose_image_size  # noqa: E402
+from platecrypt.training.train import WEIGHTS, train  # noqa: E402
+from platecrypt.training.yolo_folder import materialise  # noqa: E402
 from platecrypt.tuning import (  # noqa: E402
     Experiment,
     LocalTuner,
@@ -50,16 +58,17 @@ from platecrypt.tuning.steps import first_judged  # noqa: E402
 
 OUT = ROOT / "build" / "benchmarks"
 FIXED = ("image_size", "model")
+DATA = ("TRIAL_DATASET", "TRIAL_TRAINING_SET")
 SOURCE = "synthetic://?images={images}&seed={seed}&difficulty=easy"
 
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("--seeds", type=int, default=3)
-    parser.add_argument("--trials", type=int, default=14)
-    parser.add_argument("--steps", type=int, default=240)
+    parser.add_argument("--trials", type=int, default=16)
+    parser.add_argument("--steps", type=int, default=200)
     parser.add_argument("--images", type=int, default=96)
-    parser.add_argument("--lr0", nargs=2, default=["0.0003", "0.01"], help="of the first rate")
+    parser.add_argument("--base-steps", type=int, default=130)
     given = parser.parse_args()
     OUT.mkdir(parents=True, exist_ok=True)
     results: list[tuple[TuningResult, TuningResult]] = []
@@ -67,6 +76,8 @@ def main() -> None:
     with tempfile.TemporaryDirectory() as folder:
         settings = load(home=Path(folder) / "home", root=ROOT, s3_port=free_port())
         try:
+            if given.base_steps:
+                base_weights(settings, Path(folder), given.base_steps)
             data = dataset(settings, SOURCE.format(images=given.images, seed=7))
             print(f"{given.trials} trials of {given.steps} steps; saved >= 25 %, lost <= 0.01")
             heads = ("epochs saved", "CPU saved", "wall saved", "best lost", "stopped")
@@ -76,7 +87,6 @@ def main() -> None:
                 for stopping in (False, True):
                     made = experiment(data, seed, given.trials, given.steps, stopping=stopping)
                     made = made.with_algorithm_settings({"n_startup_trials": str(given.trials)})
-                    made = with_rates(made, *given.lr0)
                     used = children_cpu()
                     found = LocalTuner(settings.as_environment()).run(
                         made, Path(folder) / f"{seed}-{stopping}", show
@@ -117,8 +127,22 @@ def dataset(settings: Settings, source: str) -> dict[str, str]:
     training_set = TrainingSet(manifest.digest, "benchmark", chosen)
     key = training_set_key(training_set.digest)
     store.put(key, training_set.to_bytes())
-    names = {"TRIAL_DATASET": manifest.digest, "TRIAL_TRAINING_SET": key}
-    return {**names, "IMAGES": str(len(chosen))}
+    return {**dict(zip(DATA, (manifest.digest, key), strict=True)), "IMAGES": str(len(chosen))}
+
+
+def base_weights(settings: Settings, folder: Path, steps: int, images: int = 192) -> None:
+    """Train where trials look for published weights, on a data set that they do not see."""
+    store = ensure_store(settings)
+    digest, key = (
+        dataset(settings, SOURCE.format(images=images, seed=5007))[name] for name in DATA
+    )
+    manifest = parse_manifest(store.get(manifest_key(digest)), expected_digest=digest)
+    made = materialise(store, manifest, parse_training_set(store.get(key)), folder / "base")
+    size = choose_image_size(manifest.split("train")) // 2  # as the trials
+    train(made.data_yaml, replace(Recipe(), steps=steps, image_size=size), folder / "base-run")
+    place = settings.home / "cache" / "weights" / "yolov8n.pt"
+    place.parent.mkdir(parents=True, exist_ok=True)
+    shutil.copy(folder / "base-run" / WEIGHTS, place)
 
 
 def experiment(
@@ -142,15 +166,6 @@ def experiment(
         return made.judged_from(first_judged(length))
     document = {**made.document, "spec": dict(made.document["spec"])}
     document["spec"].pop("earlyStopping")
-    return parse_experiment(document)
-
-
-def with_rates(made: Experiment, least: str, most: str) -> Experiment:
-    """A copy whose first rate has another range."""
-    document = copy.deepcopy(made.document)
-    for parameter in document["spec"]["parameters"]:
-        if parameter["name"] == "lr0":
-            parameter["feasibleSpace"].update(min=least, max=most)
     return parse_experiment(document)
 
 

@@ -28,9 +28,8 @@ from platecrypt.tuning.result import TuningEvent, TuningResult
 SHOWN_KINDS = ("ended", "finished", "note")
 # So few trials cannot search many dimensions: they vary what matters most, at the default size.
 FEW, SHORT = 10, ("lr0", "scale", "mosaic")
-# Share of its epochs before which a trial is not judged: from scratch the first ones tell nothing
-# (benchmarks/tuning_early_stopping.py).
-UNJUDGED = 1 / 3
+# Share of its epochs before which a trial is not judged (benchmarks/tuning_early_stopping.py).
+UNJUDGED = 1 / 6
 
 
 @step

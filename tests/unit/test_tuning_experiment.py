@@ -328,12 +328,12 @@ def test_parameters_that_are_fixed_are_searched_no_more() -> None:
         made.with_fixed({"speed": "1"})
 
 
-def test_a_trial_is_judged_from_a_third_of_its_epochs() -> None:
+def test_a_trial_is_judged_from_a_sixth_of_its_epochs() -> None:
     from platecrypt.tuning.steps import first_judged
 
     experiment = load_experiment(OURS)
-    assert [first_judged(epochs) for epochs in (1, 2, 3, 12, 18)] == [1, 1, 1, 4, 6]
-    judged = experiment.judged_from(first_judged(18))
+    assert [first_judged(epochs) for epochs in (1, 6, 7, 12, 36)] == [1, 1, 2, 2, 6]
+    judged = experiment.judged_from(first_judged(36))
     assert judged.early_stopping is not None
     assert judged.early_stopping.settings == {"min_trials_required": "3", "start_step": "6"}
     document = {**experiment.document, "spec": dict(experiment.document["spec"])}
