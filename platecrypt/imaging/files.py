@@ -82,7 +82,7 @@ class RasterPicture:
 
     def cover(self, regions: Sequence[Region]) -> None:
         """Replace stored regions by noise."""
-        self.raster.pixels[...] = cover(self.raster.pixels, regions)
+        cover(self.raster.pixels, regions)
 
     def write(self, *, strip: bool, protected: bool) -> tuple[bytes, dict[str, bytes]]:
         """The file; nothing else had to go."""

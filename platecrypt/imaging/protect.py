@@ -7,12 +7,13 @@ import os
 from collections.abc import Sequence
 from dataclasses import dataclass, field
 from datetime import datetime
+from functools import cached_property
 
 import numpy as np
 
 from platecrypt.cipher import DETACHED, PIXELS, Keyring, keystream
 from platecrypt.errors import BadInputError
-from platecrypt.imaging.codec import QUALITY, Image, Pixels, encode
+from platecrypt.imaging.codec import QUALITY, Image, Pixels, encode_bgr, swapped
 from platecrypt.imaging.containers import Format, embed
 from platecrypt.imaging.regions import MARGIN, Boxes, Region, regions
 from platecrypt.imaging.sealing import Origin, Sealer, check_scores, containing
@@ -28,7 +29,7 @@ class Protected:
     Attributes:
         data: the file, sealed envelopes inside; this is what may leave.
         format: of `data`.
-        pixels: (H, W, 3) uint8, RGB, upright: the covered picture before it was encoded.
+        covered: (H, W, 3) uint8, BGR, upright: the picture before it was encoded.
         regions: what was covered.
         envelopes: one a region, in their order: the sealed pixels.
         record: the sealed JSON record of the detections, or None where there is no region.
@@ -36,10 +37,15 @@ class Protected:
 
     data: bytes = field(repr=False)
     format: Format
-    pixels: Pixels = field(repr=False)
+    covered: Pixels = field(repr=False)
     regions: tuple[Region, ...]
     envelopes: tuple[bytes, ...] = field(repr=False)
     record: bytes | None = field(repr=False)
+
+    @cached_property
+    def pixels(self) -> Pixels:
+        """(H, W, 3) uint8, RGB, upright: the covered picture before it was encoded."""
+        return swapped(self.covered)
 
 
 def protect(
@@ -99,19 +105,20 @@ def protect(
     if found:
         within = containing(boxes, image.width, image.height, found, margin=margin)
         record = sealer.record(boxes, within, len(found), scores)
-    covered = cover(image.pixels, found)
+    covered = swapped(image.pixels)  # the copy that is painted over, in the encoder's order
+    cover(covered, found)
     chosen = format or image.format
     keep = image.lossless or image.format == "png"
     if quality is None:
         quality = (image.quality if chosen == "jpeg" else 0) or QUALITY
-    data = encode(covered, chosen, quality=quality, lossless=keep)
+    data = encode_bgr(covered, chosen, quality=quality, lossless=keep)
     if record is not None and not sidecar:
         data = embed(data, [*envelopes, record])
     return Protected(data, chosen, covered, found, envelopes, record)
 
 
-def cover(pixels: Pixels, found: Sequence[Region]) -> Pixels:
-    """A copy of `pixels` in which every region is grey noise.
+def cover(pixels: Pixels, found: Sequence[Region]) -> None:
+    """Turn every region into grey noise, in place.
 
     The noise is LCL-1 under a fresh key that is thrown away, one byte a cell: it depends on nothing
     in the picture. Cells lie on the grid of JPEG blocks and have no colour, so they cost about two
@@ -121,7 +128,6 @@ def cover(pixels: Pixels, found: Sequence[Region]) -> Pixels:
         pixels: (H, W) or (H, W, C) uint8.
         found: regions within it.
     """
-    covered = pixels.copy()
     shapes = [
         ((y2 - 1) // CELL - y1 // CELL + 1, (x2 - 1) // CELL - x1 // CELL + 1)
         for x1, y1, x2, y2 in found
@@ -132,10 +138,9 @@ def cover(pixels: Pixels, found: Sequence[Region]) -> Pixels:
         row = np.arange(y1, y2) // CELL - y1 // CELL
         column = np.arange(x1, x2) // CELL - x1 // CELL
         grey = cells[row][:, column]
-        covered[y1:y2, x1:x2] = grey if pixels.ndim == 2 else grey[..., np.newaxis]
+        pixels[y1:y2, x1:x2] = grey if pixels.ndim == 2 else grey[..., np.newaxis]
         if pixels.ndim == 3 and pixels.shape[2] == 4:
-            covered[y1:y2, x1:x2, 3] = 255
-    return covered
+            pixels[y1:y2, x1:x2, 3] = 255
 
 
 def fresh_noise(count: int) -> Pixels:
