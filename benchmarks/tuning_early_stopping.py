@@ -133,9 +133,8 @@ def dataset(settings: Settings, source: str) -> dict[str, str]:
 def base_weights(settings: Settings, folder: Path, steps: int, images: int = 192) -> None:
     """Train where trials look for published weights, on a data set that they do not see."""
     store = ensure_store(settings)
-    digest, key = (
-        dataset(settings, SOURCE.format(images=images, seed=5007))[name] for name in DATA
-    )
+    data = dataset(settings, SOURCE.format(images=images, seed=5007))
+    digest, key = (data[name] for name in DATA)
     manifest = parse_manifest(store.get(manifest_key(digest)), expected_digest=digest)
     made = materialise(store, manifest, parse_training_set(store.get(key)), folder / "base")
     size = choose_image_size(manifest.split("train")) // 2  # as the trials
