@@ -23,17 +23,9 @@ from components.training.train import train
 from components.tuning.tune import tune
 
 NAME = "safelicensing-training"
-# ConfigMap and Secret of the namespace that hold the settings of the steps on a cluster.
-SETTINGS_CONFIG = "platecrypt-settings"
-KEYS_SECRET = "platecrypt-keys"  # noqa: S105 - the name of a Secret, not a secret
-KEYS_FOLDER = "/mnt/keys"
+SETTINGS_CONFIG = "platecrypt-settings"  # ConfigMap with the settings of the steps on a cluster
 FEAST_CLIENT = "feast-client"  # ConfigMap with the feature_store.yaml of Feast's clients
 FEAST_FOLDER = "/mnt/feast"
-# Kubeflow Pipelines knows one account a run. The steps that ask the cluster have the token of an
-# account of their own, where a pod's own token would be.
-TUNE_TOKEN = "platecrypt-tune-token"  # noqa: S105 - the name of a Secret
-DEPLOY_TOKEN = "platecrypt-deploy-token"  # noqa: S105 - the name of a Secret
-TOKEN_FOLDER = "/var/run/secrets/kubernetes.io/serviceaccount"  # noqa: S105
 RUN_LABEL = "metadata.labels['pipeline/runid']"  # set by Kubeflow Pipelines on every pod
 GPU = "nvidia.com/gpu"
 SHARED_MEMORY = "/dev/shm"  # noqa: S108 - where the data loader of PyTorch expects it
@@ -54,6 +46,25 @@ SETTINGS = (
     "GATE_KEY_FILE",
     "ENDPOINT_TOKEN_FILE",
 )
+
+
+class Mount(NamedTuple):
+    """A Secret of the namespace, and the folder in which a step finds its keys as files."""
+
+    secret: str
+    folder: str
+
+
+# A step sees the Secrets that it needs and no other: one that reads strangers' pictures has no key
+# that opens plates.
+STORE = Mount("platecrypt-s3", "/mnt/store")  # of the object store; every step
+GATE = Mount("platecrypt-gate", "/mnt/gate")  # signs verdicts, and checks them
+KEYS = Mount("platecrypt-keys", "/mnt/keys")  # calls the endpoint, and opens what it sealed
+# Kubeflow Pipelines knows one account a run. The steps that ask the cluster have the token of an
+# account of their own, where a pod's own token would be.
+TOKEN_FOLDER = "/var/run/secrets/kubernetes.io/serviceaccount"  # noqa: S105
+TUNE_TOKEN = Mount("platecrypt-tune-token", TOKEN_FOLDER)
+DEPLOY_TOKEN = Mount("platecrypt-deploy-token", TOKEN_FOLDER)
 
 
 class Images(NamedTuple):
@@ -99,7 +110,7 @@ def training_pipeline(use: Images = DEFAULT_IMAGES, *, retries: int = 2) -> Any:
         seed: int = 1,
         library: str = "0.1.0",
     ) -> None:
-        summary = _asking(
+        summary = _with(
             _always(_on(use.deploy, summarise(dataset=dataset, library=library)), memory="512Mi"),
             DEPLOY_TOKEN,
         )
@@ -119,7 +130,7 @@ def training_pipeline(use: Images = DEFAULT_IMAGES, *, retries: int = 2) -> Any:
             )
             training_set = selected.outputs["training_set"]
             # It waits for Katib, whose trials have the GPUs.
-            tuned = _asking(
+            tuned = _with(
                 _on(
                     use.train,
                     tune(
@@ -149,29 +160,36 @@ def training_pipeline(use: Images = DEFAULT_IMAGES, *, retries: int = 2) -> Any:
             )
             model = trained.outputs["model"]
             champion = _always(_on(use.train, find_champion(model=model, library=library)))
-            evaluated = _on(
-                use.train,
-                evaluate(
-                    manifest=manifest,
-                    training_set=training_set,
-                    model=model,
-                    champion=champion.output,
-                    min_map50=min_map50,
-                    min_recall=min_recall,
-                    library=library,
+            evaluated = _with(
+                _on(
+                    use.train,
+                    evaluate(
+                        manifest=manifest,
+                        training_set=training_set,
+                        model=model,
+                        champion=champion.output,
+                        min_map50=min_map50,
+                        min_recall=min_recall,
+                        library=library,
+                    ),
+                    memory="4Gi",
                 ),
-                memory="4Gi",
+                GATE,
             )
             verdict = evaluated.outputs["verdict"]
-            registered = _always(
-                _on(use.train, register(model=model, verdict=verdict, library=library))
+            registered = _with(
+                _always(_on(use.train, register(model=model, verdict=verdict, library=library))),
+                GATE,
             )
             deployed = _deploys(
                 use.deploy,
                 deploy(version=registered.output, model=model, verdict=verdict, library=library),
+                GATE,
             )
             tested = _deploys(
-                use.deploy, smoke_test(url=deployed.output, manifest=manifest, library=library)
+                use.deploy,
+                smoke_test(url=deployed.output, manifest=manifest, library=library),
+                KEYS,
             )
             _deploys(use.deploy, promote(version=registered.output, library=library)).after(tested)
 
@@ -179,7 +197,7 @@ def training_pipeline(use: Images = DEFAULT_IMAGES, *, retries: int = 2) -> Any:
 
 
 def _on(image: str, task: Any, *, memory: str = "2Gi") -> Any:
-    """A step on any node, with the settings and the keys of the namespace."""
+    """A step on any node, with the settings of the namespace and the key of the object store."""
     task.set_container_image(image).set_cpu_request("500m").set_memory_request("512Mi")
     task.set_memory_limit(memory)
     kubernetes.use_config_map_as_env(
@@ -187,11 +205,10 @@ def _on(image: str, task: Any, *, memory: str = "2Gi") -> Any:
         config_map_name=SETTINGS_CONFIG,
         config_map_key_to_env={name: f"PLATECRYPT_{name}" for name in SETTINGS},
     )
-    kubernetes.use_secret_as_volume(task, secret_name=KEYS_SECRET, mount_path=KEYS_FOLDER)
     kubernetes.use_config_map_as_volume(task, FEAST_CLIENT, mount_path=FEAST_FOLDER, optional=True)
     # By the pod, not as a parameter: a parameter that differs each run would defeat the cache.
     kubernetes.use_field_path_as_env(task, "PLATECRYPT_PIPELINE_RUN", RUN_LABEL)
-    return task
+    return _with(task, STORE)
 
 
 def _on_gpu(image: str, task: Any) -> Any:
@@ -205,14 +222,15 @@ def _on_gpu(image: str, task: Any) -> Any:
     return task
 
 
-def _deploys(image: str, task: Any) -> Any:
+def _deploys(image: str, task: Any, *mounts: Mount) -> Any:
     """A step that changes the endpoint."""
-    return _asking(_always(_on(image, task)), DEPLOY_TOKEN)
+    return _with(_always(_on(image, task)), DEPLOY_TOKEN, *mounts)
 
 
-def _asking(task: Any, token: str) -> Any:
-    """A step that asks the cluster, with the token of that Secret."""
-    kubernetes.use_secret_as_volume(task, secret_name=token, mount_path=TOKEN_FOLDER)
+def _with(task: Any, *mounts: Mount) -> Any:
+    """A step that sees these Secrets."""
+    for mount in mounts:
+        kubernetes.use_secret_as_volume(task, secret_name=mount.secret, mount_path=mount.folder)
     return task
 
 

@@ -16,13 +16,14 @@ import yaml
 
 from pipelines.cluster import compile_training
 from pipelines.objects import OBJECTS, pipeline_objects
-from pipelines.training import KEYS_FOLDER, SETTINGS, SETTINGS_CONFIG
+from pipelines.training import GATE, KEYS, SETTINGS, SETTINGS_CONFIG, STORE
 from platecrypt.settings import Settings
 
 ROOT = Path(__file__).resolve().parents[2]
 OVERLAYS = ("kind", "cpu", "gpu", "production")
 TREES = ("infra/kustomize", "kserve", "katib")
 OURS = "ghcr.io/safelicensing/platecrypt-"
+MOUNTS = (STORE, GATE, KEYS)
 Documents = list[dict[str, Any]]
 
 pytestmark = pytest.mark.skipif(
@@ -326,19 +327,25 @@ def test_files_of_secrets_are_called_by_their_keys(
     assert {("object-store-root", "root-user"), ("plates-keys", "keyring.json")} <= looked
 
 
-def test_the_settings_name_files_of_the_steps_secret(
+def test_the_settings_name_files_of_the_steps_secrets(
     built: dict[str, Documents], secrets: Documents
 ) -> None:
-    (keys,) = (set(d["data"]) for d in secrets if identity(d)[1] == "platecrypt-keys")
-    some = {"endpoint-token"}  # only where the endpoint asks for one
+    made = {identity(d)[1]: set(d["data"]) for d in secrets}
+    files = {f"{mount.folder}/{key}" for mount in MOUNTS for key in made[mount.secret]}
+    needed = {f"{KEYS.folder}/keyring.json", f"{GATE.folder}/gate.key"}
+    token = f"{KEYS.folder}/endpoint-token"  # only where the endpoint asks for one
     for name, documents in built.items():
         (steps,) = (d for d in of(documents, "ConfigMap") if identity(d)[1] == SETTINGS_CONFIG)
         named = {
-            v.removeprefix(f"{KEYS_FOLDER}/") for v in steps["data"].values() if KEYS_FOLDER in v
+            value
+            for value in steps["data"].values()
+            if value.startswith(tuple(f"{mount.folder}/" for mount in MOUNTS))
         }
         guarded = any("plates-tokens" in str(d) for d in of(documents, "InferenceService"))
         assert guarded or name != "production"
-        assert named == (keys if guarded else keys - some), name
+        assert steps["data"]["S3_SECRET_KEY_FILE"] in named <= files, name
+        assert needed | ({token} if guarded else set()) <= named, name
+        assert guarded == (token in named), name
         # A key that a step asks for and that is not there keeps its pod from starting.
         assert set(SETTINGS) <= set(steps["data"])
         assert {name.lower() for name in steps["data"]} <= set(Settings.model_fields)

@@ -13,6 +13,16 @@ from platecrypt.settings import Settings
 ROOT = Path(__file__).resolve().parents[2]
 GPU_STEPS = {"train"}
 NEVER_CACHED = {"find-champion", "register", "deploy", "smoke-test", "promote"}
+# Beside the key of the object store, which every step has.
+SECRETS = {
+    "tune": {"platecrypt-tune-token"},
+    "evaluate": {"platecrypt-gate"},
+    "register": {"platecrypt-gate"},
+    "deploy": {"platecrypt-gate", "platecrypt-deploy-token"},
+    "smoke-test": {"platecrypt-keys", "platecrypt-deploy-token"},
+    "promote": {"platecrypt-deploy-token"},
+    "summarise": {"platecrypt-deploy-token"},
+}
 
 
 @pytest.fixture(scope="module")
@@ -39,6 +49,14 @@ def test_gpu_steps_ask_for_what_they_need(compiled: Any) -> None:
         else:
             assert accelerator is None
         assert executor["container"]["resources"]["resourceMemoryLimit"]
+
+
+def test_a_step_sees_the_secrets_that_it_needs_and_no_other(compiled: Any) -> None:
+    pipeline, platform = compiled
+    for name in pipeline["deploymentSpec"]["executors"]:
+        seen = {volume["secretName"] for volume in platform[name]["secretAsVolume"]}
+        step = name.removeprefix("exec-")
+        assert seen == {"platecrypt-s3", *SECRETS.get(step, ())}, name
 
 
 def test_steps_with_effects_outside_are_never_cached(compiled: Any) -> None:
