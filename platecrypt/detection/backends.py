@@ -118,13 +118,18 @@ class OpenVino:
         return _in_turn(self._run, frames, at_once=self._batch)
 
     def _run(self, frames: NDArray[np.uint8]) -> NDArray[np.float32]:
+        import openvino  # type: ignore[import-untyped]
+
         network = self._network(frames.shape[:3])
         requests = self._own.__dict__.setdefault("requests", {})
         request = requests.get(id(network))
         if request is None:
             request = requests[id(network)] = network.create_infer_request()
-        (rows,) = request.infer([frames]).values()
-        return np.array(rows, np.float32)  # a copy: the next pass writes to the same place
+        # Not `infer([frames])`, which copies them, and looks up how: a quarter of a millisecond.
+        request.set_input_tensor(openvino.Tensor(frames, shared_memory=True))
+        request.infer()
+        # A copy: the next pass writes to the same place.
+        return np.array(request.get_output_tensor().data, np.float32)
 
     def _network(self, shape: tuple[int, ...]) -> Any:
         """The compiled network for frames `(B, H, W)`."""
@@ -143,7 +148,7 @@ class OpenVino:
         return self._compiled.get(shape, self._any)
 
     def _compile(self, sides: list[int]) -> Any:
-        import openvino  # type: ignore[import-untyped]
+        import openvino
         from openvino.preprocess import PrePostProcessor  # type: ignore[import-untyped]
 
         core = openvino.Core()

@@ -188,8 +188,9 @@ class Detector:
     def _read(
         self, rows: NDArray[np.float32], letterbox: Letterbox, threshold: float
     ) -> Detections:
-        # NaN compares false, so a row with a broken score goes here; infinite boxes go with it.
-        rows = rows[:, (rows[4] > threshold) & np.isfinite(rows).all(axis=0)]
+        # NaN compares false, so a row with a broken score goes first; infinite boxes after it.
+        rows = rows[:, rows[4] > threshold]
+        rows = rows[:, np.isfinite(rows).all(axis=0)]
         centre, half, scores = rows[:2].T, rows[2:4].T / 2, rows[4]
         boxes = np.concatenate([centre - half, centre + half], axis=1)
         kept = suppress(boxes, scores, iou=self.iou)
