@@ -14,7 +14,7 @@ import numpy as np
 import numpy.typing as npt
 
 from platecrypt.errors import BadInputError
-from platecrypt.imaging.containers import Format, Header, read_header
+from platecrypt.imaging.containers import SAMPLINGS, Format, Header, read_header
 from platecrypt.imaging.orientation import upright
 
 Pixels = npt.NDArray[np.uint8]
@@ -25,6 +25,8 @@ MAX_PIXELS = 100_000_000
 """Default limit of a picture, pixels: about 300 MB decoded."""
 QUALITY = 92
 """Of what is encoded where the source names no quality of its own."""
+SAMPLING = "4:2:0"
+"""Of a JPEG's colours where the source names none: what nearly all cameras write."""
 
 _SUFFIX: dict[Format, str] = {"jpeg": ".jpg", "png": ".png", "webp": ".webp", "tiff": ".tiff"}
 _WEBP_LOSSLESS = 101
@@ -41,7 +43,7 @@ class Image:
         source: the bytes it was decoded from.
         sha256: of `source`, hexadecimal.
         sealed: the envelopes the file carries.
-        quality: of a JPEG, 1..100 on libjpeg's scale; 0 where it cannot be told.
+        quality, sampling: of a JPEG, see `Header`; 0 and "" where they cannot be told.
     """
 
     pixels: Pixels = field(repr=False)
@@ -51,6 +53,7 @@ class Image:
     sha256: str
     sealed: tuple[bytes, ...] = field(repr=False)
     quality: int = 0
+    sampling: str = ""
 
     @property
     def width(self) -> int:
@@ -92,8 +95,11 @@ def decode(data: bytes, *, max_bytes: int = MAX_BYTES, max_pixels: int = MAX_PIX
     digest = hashlib.sha256(data).hexdigest()
     # Turned by the same reading of EXIF that regions of a file are turned back with.
     pixels = upright(pixels, header.orientation)
+    sampling = header.sampling
+    if header.orientation > 4:  # it lies on its side: across becomes down
+        sampling = {"4:2:2": "4:4:0", "4:4:0": "4:2:2", "4:1:1": ""}.get(sampling, sampling)
     sealed, quality = header.sealed, header.quality
-    return Image(pixels, header.format, header.lossless, data, digest, sealed, quality)
+    return Image(pixels, header.format, header.lossless, data, digest, sealed, quality, sampling)
 
 
 def check_size(header: Header, max_pixels: int) -> None:
@@ -118,6 +124,7 @@ def encode(
     format: Format,  # noqa: A002
     *,
     quality: int = QUALITY,
+    sampling: str = SAMPLING,
     lossless: bool = False,
 ) -> bytes:
     """Encode pixels as a file without metadata.
@@ -126,14 +133,17 @@ def encode(
         pixels: (H, W, 3) uint8, RGB.
         format: 'jpeg', 'png', 'webp' or 'tiff'.
         quality: 1..100, for JPEG and lossy WebP.
+        sampling: of a JPEG's colours, one of SAMPLINGS.
         lossless: WebP keeps every pixel (PNG always does, JPEG never).
 
     Raises:
-        BadInputError: an unknown format, a quality out of range, or a picture that the format
-            cannot hold (more than 65535 pixels a side in JPEG, 16383 in WebP).
+        BadInputError: an unknown format or sampling, a quality out of range, or a picture that the
+            format cannot hold (more than 65535 pixels a side in JPEG, 16383 in WebP).
         ValueError: `pixels` has another shape or type.
     """
-    return encode_bgr(swapped(pixels), format, quality=quality, lossless=lossless)
+    return encode_bgr(
+        swapped(pixels), format, quality=quality, sampling=sampling, lossless=lossless
+    )
 
 
 def swapped(pixels: Pixels) -> Pixels:
@@ -154,6 +164,7 @@ def encode_bgr(
     format: Format,  # noqa: A002
     *,
     quality: int = QUALITY,
+    sampling: str = SAMPLING,
     lossless: bool = False,
 ) -> bytes:
     """The same for BGR, which is OpenCV's order: spares a pass over the picture."""
@@ -163,9 +174,12 @@ def encode_bgr(
         raise BadInputError(f"format {format!r} is none of {', '.join(get_args(Format))}")
     if not 1 <= quality <= 100:
         raise BadInputError(f"quality {quality} is not within 1..100")
+    if sampling not in SAMPLINGS:
+        raise BadInputError(f"sampling {sampling!r} is none of {', '.join(SAMPLINGS)}")
     options: list[int] = []
     if format == "jpeg":
-        options = [cv2.IMWRITE_JPEG_QUALITY, quality]
+        factors = SAMPLINGS[sampling] << 16 | 0x1111
+        options = [cv2.IMWRITE_JPEG_QUALITY, quality, cv2.IMWRITE_JPEG_SAMPLING_FACTOR, factors]
     elif format == "webp":
         options = [cv2.IMWRITE_WEBP_QUALITY, _WEBP_LOSSLESS if lossless else quality]
     try:

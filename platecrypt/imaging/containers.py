@@ -57,6 +57,8 @@ _PNG_START = b"\x89PNG\r\n\x1a\n"
 _PNG_SEALED = b"slEp"
 _WEBP_SEALED = b"SLE1"
 _WEBP_ALPHA = 0x10
+SAMPLINGS = {"4:4:4": 0x11, "4:2:2": 0x21, "4:4:0": 0x12, "4:1:1": 0x41, "4:2:0": 0x22}
+"""Of a JPEG's colours: the factors of luma, across and down, where the colours have 1."""
 _TIFF_STARTS = (b"II*\0", b"MM\0*")
 _TIFF_SEALED = 65211
 _TIFF_WIDTH, _TIFF_HEIGHT = 256, 257
@@ -77,6 +79,7 @@ class Header:
         orientation: EXIF's, 1..8; 1 where the file says nothing.
         sealed_at: byte ranges of what carries the sealed data, whole segments and chunks.
         quality: of a JPEG, 1..100 on libjpeg's scale; 0 where it cannot be told.
+        sampling: of a JPEG's colours, "4:2:0" or another of SAMPLINGS; "" where it is none of them.
     """
 
     format: Format
@@ -89,6 +92,7 @@ class Header:
     orientation: int = 1
     sealed_at: tuple[tuple[int, int], ...] = ()
     quality: int = 0
+    sampling: str = ""
 
 
 def read_header(data: bytes) -> Header:
@@ -208,7 +212,7 @@ def _jpeg(data: bytes) -> Header:
     pieces: list[bytes] = []
     places: list[tuple[int, int]] = []
     turned: int | None = None
-    quality = 0
+    quality, sampling = 0, ""
     for marker, start, payload_at, end in jpeg_parts(data):
         if marker == _DQT and not quality:
             quality = _quality(data[payload_at : min(end, payload_at + 1 + _CELLS)])
@@ -224,11 +228,21 @@ def _jpeg(data: bytes) -> Header:
             if end - payload_at < 6:
                 raise _cut("JPEG")
             size = struct.unpack_from(">HH", data, payload_at + 1)
+            sampling = _sampling(data[payload_at + 5 : end])
     if size is None or insert_at is None:
         raise _cut("JPEG")
     sealed = _join(pieces)
     header = Header("jpeg", size[1], size[0], False, False, sealed, insert_at, turned or 1)
-    return replace(header, sealed_at=tuple(places), quality=quality)
+    return replace(header, sealed_at=tuple(places), quality=quality, sampling=sampling)
+
+
+def _sampling(components: bytes) -> str:
+    """The name of the colours' sampling, from the end of a frame header (T.81, B.2.2)."""
+    if len(components) != 10 or components[0] != 3:  # 3 components of 3 bytes: id, factors, table
+        return ""
+    luma, *colours = components[2::3]
+    names = {factors: name for name, factors in SAMPLINGS.items()}
+    return names.get(luma, "") if colours == [0x11, 0x11] else ""
 
 
 @cache

@@ -13,7 +13,7 @@ import numpy as np
 
 from platecrypt.cipher import DETACHED, PIXELS, Keyring, keystream
 from platecrypt.errors import BadInputError
-from platecrypt.imaging.codec import QUALITY, Image, Pixels, encode_bgr, swapped
+from platecrypt.imaging.codec import QUALITY, SAMPLING, Image, Pixels, encode_bgr, swapped
 from platecrypt.imaging.containers import Format, embed
 from platecrypt.imaging.regions import MARGIN, Boxes, Region, regions
 from platecrypt.imaging.sealing import Origin, Sealer, check_scores, containing
@@ -68,7 +68,8 @@ def protect(
     A JPEG (and a lossy WebP) is decoded, covered and encoded again at `quality`: what lies outside
     the regions changes by that one generation, while the sealed pixels are exactly those that were
     decoded. At the source's own quality, the default, a generation costs least and the file does
-    not grow. PNG and lossless WebP keep every pixel outside.
+    not grow; its colours are sampled as the source's. PNG and lossless WebP keep every pixel
+    outside.
 
     Args:
         image: as `decode` gave it.
@@ -111,7 +112,8 @@ def protect(
     keep = image.lossless or image.format == "png"
     if quality is None:
         quality = (image.quality if chosen == "jpeg" else 0) or QUALITY
-    data = encode_bgr(covered, chosen, quality=quality, lossless=keep)
+    sampling = image.sampling or SAMPLING
+    data = encode_bgr(covered, chosen, quality=quality, sampling=sampling, lossless=keep)
     if record is not None and not sidecar:
         data = embed(data, [*envelopes, record])
     return Protected(data, chosen, covered, found, envelopes, record)

@@ -15,6 +15,7 @@ from PIL import ImageOps
 
 from platecrypt.errors import BadInputError
 from platecrypt.imaging import decode, encode, read_sealed
+from platecrypt.imaging.containers import SAMPLINGS, jpeg_segment
 
 RNG = np.random.default_rng(1)
 KINDS: dict[str, tuple[str, dict[str, Any]]] = {
@@ -186,6 +187,26 @@ def test_a_foreign_table_counts_as_the_next_finer_one() -> None:
     finer, coarser = (encode(picture(), "jpeg", quality=q) for q in (found, found - 1))
     assert _table(finer) <= 20 * 64 < _table(coarser)
     assert decode(encode(picture(), "png")).quality == 0
+
+
+@pytest.mark.parametrize("sampling", SAMPLINGS)
+def test_the_sampling_of_a_jpeg_is_read_and_written(sampling: str) -> None:
+    data = encode(picture(), "jpeg", sampling=sampling)
+    assert decode(data).sampling == sampling
+    exif = Pillow.Exif()
+    exif[0x0112] = 6  # orientation: a quarter turn
+    lying = data[:2] + jpeg_segment(0xE1, exif.tobytes()) + data[2:]
+    across = {"4:2:2": "4:4:0", "4:4:0": "4:2:2", "4:1:1": ""}
+    assert decode(lying).sampling == across.get(sampling, sampling)
+
+
+def test_a_picture_without_usual_colours_has_no_sampling() -> None:
+    out = io.BytesIO()
+    Pillow.fromarray(picture()).convert("L").save(out, "JPEG")
+    assert decode(out.getvalue()).sampling == ""
+    assert decode(encode(picture(), "png")).sampling == ""
+    with pytest.raises(BadInputError, match="4:2:1"):
+        encode(picture(), "jpeg", sampling="4:2:1")
 
 
 def _table(data: bytes) -> int:

@@ -4,6 +4,7 @@ import importlib
 import io
 import json
 import re
+from dataclasses import replace
 from datetime import datetime, timedelta, timezone
 from pathlib import Path
 from typing import Any
@@ -34,7 +35,7 @@ from platecrypt.imaging import (
     recover,
     regions,
 )
-from platecrypt.imaging.containers import Format
+from platecrypt.imaging.containers import SAMPLINGS, Format
 from platecrypt.imaging.protect import CELL, cover
 
 MODULE = importlib.import_module("platecrypt.imaging.protect")  # the name is the function
@@ -123,6 +124,19 @@ def test_a_jpeg_leaves_at_the_quality_it_came_with(quality: int) -> None:
         np.abs(decode(one.data).pixels - source.pixels.astype(int)).mean() for one in (own, other)
     ]
     assert lost[0] < 0.5 * lost[1]  # the same quantisers lose next to nothing again
+
+
+@pytest.mark.parametrize("sampling", SAMPLINGS)
+def test_the_colours_of_a_jpeg_leave_as_fine_as_they_came(sampling: str) -> None:
+    coarse = np.random.default_rng(4).integers(0, 256, (90, 160, 3), np.uint8)
+    colours = coarse.repeat(3, axis=0).repeat(3, axis=1)
+    source = decode(encode(colours, "jpeg", quality=95, sampling=sampling))
+    own = decode(protect(source, [], RING, **NAMES).data)
+    assert own.sampling == source.sampling == sampling
+    coarser = decode(protect(replace(source, sampling="4:2:0"), [], RING, **NAMES).data)
+    lost = [np.abs(one.pixels - source.pixels.astype(int)).mean() for one in (own, coarser)]
+    assert lost[0] <= lost[1]
+    assert sampling != "4:4:4" or lost[0] < 0.2 * lost[1]
 
 
 @pytest.mark.parametrize("target", FORMATS)
