@@ -137,14 +137,12 @@ class InferenceService:
         Raises:
             BadInputError: the file is missing or no such document; the message names it.
         """
-        import yaml
+        from platecrypt import strict_yaml
 
         try:
-            document = yaml.safe_load(path.read_text())
+            document = strict_yaml.document(path.read_bytes(), path)
         except OSError as error:
             raise BadInputError(f"{path}: {error.strerror}") from None
-        except (yaml.YAMLError, UnicodeDecodeError) as error:
-            raise BadInputError(f"{path} is no YAML: {str(error).splitlines()[0]}") from None
         if not isinstance(document, dict):
             raise BadInputError(f"{path} holds no {KIND}")
         try:

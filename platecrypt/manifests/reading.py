@@ -13,6 +13,7 @@ from typing import Any
 
 import yaml
 
+from platecrypt import strict_yaml
 from platecrypt.errors import BadInputError
 from platecrypt.manifests.model import ManifestSet, Object
 from platecrypt.tuning.fields import items, mapping, text
@@ -22,28 +23,6 @@ SUFFIXES = (".yaml", ".yml")
 OVERLAYS = "overlays"
 ORIGIN = "config.kubernetes.io/origin"
 BUILD_TIMEOUT_S = 60.0
-_BASE: type[Any] = getattr(yaml, "CSafeLoader", yaml.SafeLoader)
-
-
-class _Loader(_BASE):  # type: ignore[misc]
-    """YAML as an API server reads it: a key stands once, and a date is text."""
-
-    def construct_mapping(self, node: Any, deep: bool = False) -> dict[Any, Any]:
-        found: dict[Any, Any] = super().construct_mapping(node, deep=deep)
-        if len(found) != len(node.value):
-            seen: set[str] = set()
-            for key, _ in node.value:
-                if key.tag != "tag:yaml.org,2002:merge" and key.value in seen:
-                    raise yaml.constructor.ConstructorError(
-                        None, None, f"key {key.value!r} stands there twice", key.start_mark
-                    )
-                seen.add(key.value)
-        return found
-
-
-_Loader.add_constructor("tag:yaml.org,2002:timestamp", _BASE.construct_yaml_str)
-# A bare `=` is text; some custom resource definitions list it among their values.
-_Loader.add_constructor("tag:yaml.org,2002:value", _BASE.construct_yaml_str)
 
 
 def read(
@@ -75,12 +54,8 @@ def load_yaml(content: str, source: str) -> list[dict[str, Any]]:
     Raises:
         BadInputError: it is no YAML, or holds something that is no object.
     """
-    try:
-        documents = list(yaml.load_all(content, Loader=_Loader))
-    except yaml.YAMLError as error:
-        raise BadInputError(f"{source}: no YAML: {' '.join(str(error).split())}") from None
     found: list[dict[str, Any]] = []
-    for number, document in enumerate(documents, 1):
+    for number, document in enumerate(strict_yaml.documents(content, source), 1):
         if document is None:
             continue
         if not isinstance(document, dict) or not text(document.get("kind")):

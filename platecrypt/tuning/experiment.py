@@ -15,6 +15,7 @@ from typing import Any, Literal
 
 import yaml
 
+from platecrypt import strict_yaml
 from platecrypt.errors import BadInputError
 from platecrypt.tuning.algorithms import settings_of
 from platecrypt.tuning.checks import filters_of, problems
@@ -287,21 +288,6 @@ class InvalidExperimentError(BadInputError):
         self.problems = tuple(problems)
 
 
-class _Strict(yaml.SafeLoader):  # type: ignore[misc]
-    """Refuses a key that stands twice in a mapping; a cluster's strict validation does, too."""
-
-    def construct_mapping(self, node: Any, deep: bool = False) -> dict[Any, Any]:
-        seen: set[Any] = set()
-        for key, _ in node.value:
-            if key.value in seen:
-                raise yaml.MarkedYAMLError(
-                    problem=f"line {key.start_mark.line + 1}: {key.value!r} stands there twice"
-                )
-            seen.add(key.value)
-        found: dict[Any, Any] = super().construct_mapping(node, deep)
-        return found
-
-
 def load_experiment(path: Path, patch: Path | None = None) -> Experiment:
     """Read and check an Experiment.
 
@@ -334,13 +320,9 @@ def _read(path: Path) -> Any:
     try:
         if path.stat().st_size > LARGEST:
             raise BadInputError(f"{path} is larger than {LARGEST} bytes: no Experiment")
-        return yaml.load(path.read_text(), Loader=_Strict)  # noqa: S506 - a safe loader
+        return strict_yaml.document(path.read_bytes(), f"experiment {path}")
     except OSError as error:
         raise BadInputError(f"experiment {path}: {error.strerror}") from None
-    except (yaml.YAMLError, UnicodeDecodeError) as error:
-        raise BadInputError(
-            f"experiment {path} is no YAML: {str(error).split(chr(10))[0]}"
-        ) from None
 
 
 def parse_experiment(document: object, *, where: str = "experiment") -> Experiment:
