@@ -19,6 +19,7 @@ import http.client
 import importlib.util
 import json
 import os
+import signal
 import statistics
 import subprocess
 import sys
@@ -63,6 +64,7 @@ Rows = list[tuple[str, str, str]]
 
 
 def main() -> None:
+    signal.signal(signal.SIGTERM, signal.default_int_handler)  # servers are ended on the way
     parser = argparse.ArgumentParser(
         description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
     )

@@ -12,6 +12,7 @@ two cores.
 import argparse
 import os
 import re
+import signal
 import statistics
 import subprocess
 import sys
@@ -38,6 +39,7 @@ FOUND = re.compile(r"mAP50-95=([\d.]+)")
 
 
 def main() -> None:
+    signal.signal(signal.SIGTERM, signal.default_int_handler)  # servers are ended on the way
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("--trials", type=int, default=10)
     parser.add_argument("--steps", type=int, default=200)

@@ -189,16 +189,7 @@ class Tracker:
 
     def find_run(self, tags: Mapping[str, str]) -> str | None:
         """The newest run of the experiment with all these tags, or None."""
-        client = self._connect()
-        clauses = [f"tags.`{name}` = '{_quoted(value)}'" for name, value in tags.items()]
-        with _explained():
-            found = client.search_runs(
-                [self._experiment_id()],
-                " and ".join(clauses),
-                max_results=1,
-                order_by=["attributes.start_time DESC"],
-            )
-        return str(found[0].info.run_id) if found else None
+        return next(iter(self._search(tags, 1, "DESC")), None)
 
     def run_tags(self, run_id: str) -> dict[str, str]:
         """The tags of a run.
@@ -219,15 +210,7 @@ class Tracker:
 
     def children(self, run_id: str) -> tuple[str, ...]:
         """The ids of the runs that belong to a run, oldest first (1000 at most)."""
-        client = self._connect()
-        with _explained():
-            found = client.search_runs(
-                [self._experiment_id()],
-                f"tags.`{PARENT}` = '{_quoted(run_id)}'",
-                max_results=1000,
-                order_by=["attributes.start_time ASC"],
-            )
-        return tuple(str(run.info.run_id) for run in found)
+        return self._search({PARENT: run_id}, 1000, "ASC")
 
     def read_artifact(self, run_id: str, path: str) -> bytes | None:
         """The bytes of a file among a run's artifacts, or None where it has no such file."""
@@ -396,6 +379,19 @@ class Tracker:
             "tags": version.tags,
             "runs": runs,
         }
+
+    def _search(self, tags: Mapping[str, str], limit: int, order: str) -> tuple[str, ...]:
+        """The ids of runs of the experiment with all these tags, by when they began."""
+        client = self._connect()
+        clauses = [f"tags.`{name}` = '{_quoted(value)}'" for name, value in tags.items()]
+        with _explained():
+            found = client.search_runs(
+                [self._experiment_id()],
+                " and ".join(clauses),
+                max_results=limit,
+                order_by=[f"attributes.start_time {order}"],
+            )
+        return tuple(str(run.info.run_id) for run in found)
 
     def _find_digest(self, model: str, dataset: str) -> ModelVersion | None:
         for version in self.versions():
