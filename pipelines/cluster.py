@@ -9,7 +9,7 @@ from typing import Any, NamedTuple
 
 from pipelines.training import DEFAULT_IMAGES, NAME, Images, training_pipeline
 from platecrypt.errors import BadInputError, UnavailableError
-from platecrypt.settings import Settings
+from platecrypt.settings import Settings, read_token
 
 ANSWER_S = 10.0
 COMPILED = Path("pipelines") / "compiled" / "training.yaml"
@@ -138,7 +138,7 @@ def _client(settings: Settings) -> Iterator[Any]:
         raise BadInputError(
             "no Kubeflow Pipelines host: give --host http://HOST:PORT or set PLATECRYPT_KFP_HOST"
         )
-    token = settings.kfp_token_file.read_text().strip() if settings.kfp_token_file else None
+    token = read_token(settings.kfp_token_file) if settings.kfp_token_file else None
     try:
         # The client itself asks five times, five seconds apart, before it gives up.
         httpx.get(

@@ -22,7 +22,7 @@ from pydantic_settings import (
 
 from platecrypt.errors import BadInputError
 
-TOKEN_BYTES = 4096  # longer is no bearer token
+TOKEN_BYTES = 8192  # servers take no longer header
 ENV_PREFIX = "PLATECRYPT_"
 LOOPBACK = "127.0.0.1"
 Port = int

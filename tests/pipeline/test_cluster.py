@@ -203,6 +203,12 @@ def test_the_token_goes_with_every_request(server: KubeflowPipelines, tmp_path: 
     assert set(server.tokens) == {"Bearer abc"}
 
 
+def test_a_token_file_that_is_not_there_is_named(server: KubeflowPipelines, tmp_path: Path) -> None:
+    with pytest.raises(BadInputError, match=f"token file {tmp_path}/token: No such file"):
+        cluster.upload(settings_for(server, kfp_token_file=tmp_path / "token"), PACKAGE)
+    assert not server.tokens
+
+
 def test_a_server_that_refuses_or_is_not_there_is_one_line(server: KubeflowPipelines) -> None:
     server.refuse = 403
     with pytest.raises(UnavailableError, match="answered 403"):
