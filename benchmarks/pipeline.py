@@ -10,6 +10,7 @@ import argparse
 import json
 import os
 import re
+import signal
 import statistics
 import subprocess
 import sys
@@ -37,6 +38,7 @@ TOOK = re.compile(r"^\s*(\w+) took ([\d.]+) s$", re.MULTILINE)
 
 
 def main() -> None:
+    signal.signal(signal.SIGTERM, signal.default_int_handler)  # servers are ended on the way
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("--dataset")
     parser.add_argument("--set", action="append", default=[])
@@ -86,10 +88,16 @@ def main() -> None:
 
 def ask(words: list[str], env: dict[str, str]) -> Any:
     """Run a command with --json; its progress goes to our standard error."""
-    done = subprocess.run(
-        [COMMAND, *words, "--json"], cwd=ROOT, env=env, stdout=subprocess.PIPE, check=True
-    )
-    return json.loads(done.stdout)
+    argv = [COMMAND, *words, "--json"]
+    with subprocess.Popen(argv, cwd=ROOT, env=env, stdout=subprocess.PIPE) as process:
+        try:
+            answer, _ = process.communicate()
+        except KeyboardInterrupt:
+            process.terminate()  # it ends its step on the way
+            raise
+    if process.returncode:
+        raise SystemExit(f"{' '.join(words)} ended with {process.returncode}")
+    return json.loads(answer)
 
 
 def overheads(log: Path, run: Any) -> dict[str, float]:

@@ -55,8 +55,8 @@ class Mount(NamedTuple):
     folder: str
 
 
-# A step sees the Secrets that it needs and no other: one that reads strangers' pictures has no key
-# that opens plates.
+# A step sees the Secrets that it needs and no other: what imports and trains has no key that opens
+# plates or signs a verdict.
 STORE = Mount("platecrypt-s3", "/mnt/store")  # of the object store; every step
 GATE = Mount("platecrypt-gate", "/mnt/gate")  # signs verdicts, and checks them
 KEYS = Mount("platecrypt-keys", "/mnt/keys")  # calls the endpoint, and opens what it sealed

@@ -58,7 +58,7 @@ _PNG_SEALED = b"slEp"
 _WEBP_SEALED = b"SLE1"
 _WEBP_ALPHA = 0x10
 SAMPLINGS = {"4:4:4": 0x11, "4:2:2": 0x21, "4:4:0": 0x12, "4:1:1": 0x41, "4:2:0": 0x22}
-"""Of a JPEG's colours: the factors of luma, across and down, where the colours have 1."""
+"""Of a JPEG's colours: how many samples of luma fall on one of them, across and down."""
 _TIFF_STARTS = (b"II*\0", b"MM\0*")
 _TIFF_SEALED = 65211
 _TIFF_WIDTH, _TIFF_HEIGHT = 256, 257
@@ -240,9 +240,13 @@ def _sampling(components: bytes) -> str:
     """The name of the colours' sampling, from the end of a frame header (T.81, B.2.2)."""
     if len(components) != 10 or components[0] != 3:  # 3 components of 3 bytes: id, factors, table
         return ""
-    luma, *colours = components[2::3]
-    names = {factors: name for name, factors in SAMPLINGS.items()}
-    return names.get(luma, "") if colours == [0x11, 0x11] else ""
+    luma, first, second = components[2::3]
+    across, down = first >> 4, first & 0xF
+    # Other factors may say the same: what counts is how many samples of luma fall on one of colour.
+    if first != second or not across or not down or (luma >> 4) % across or (luma & 0xF) % down:
+        return ""
+    ratio = (luma >> 4) // across << 4 | (luma & 0xF) // down
+    return next((name for name, factors in SAMPLINGS.items() if factors == ratio), "")
 
 
 @cache

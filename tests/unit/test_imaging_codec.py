@@ -15,7 +15,7 @@ from PIL import ImageOps
 
 from platecrypt.errors import BadInputError
 from platecrypt.imaging import decode, encode, read_sealed
-from platecrypt.imaging.containers import SAMPLINGS, jpeg_segment
+from platecrypt.imaging.containers import SAMPLINGS, jpeg_segment, read_header
 
 RNG = np.random.default_rng(1)
 KINDS: dict[str, tuple[str, dict[str, Any]]] = {
@@ -198,6 +198,25 @@ def test_the_sampling_of_a_jpeg_is_read_and_written(sampling: str) -> None:
     lying = data[:2] + jpeg_segment(0xE1, exif.tobytes()) + data[2:]
     across = {"4:2:2": "4:4:0", "4:4:0": "4:2:2", "4:1:1": ""}
     assert decode(lying).sampling == across.get(sampling, sampling)
+
+
+@pytest.mark.parametrize(
+    ("factors", "sampling"),
+    [
+        (b"\x22\x12\x12", "4:2:2"),
+        (b"\x22\x21\x21", "4:4:0"),
+        (b"\x22\x22\x22", "4:4:4"),
+        (b"\x42\x11\x11", ""),
+        (b"\x21\x11\x21", ""),
+        (b"\x11\x22\x22", ""),
+        (b"\x22\x00\x00", ""),
+    ],
+)
+def test_what_counts_is_the_ratio_of_the_factors(factors: bytes, sampling: str) -> None:
+    data = bytearray(encode(picture(), "jpeg"))
+    at = data.index(b"\xff\xc0") + 11
+    data[at : at + 9 : 3] = factors
+    assert read_header(bytes(data)).sampling == sampling
 
 
 def test_a_picture_without_usual_colours_has_no_sampling() -> None:
