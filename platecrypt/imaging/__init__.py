@@ -3,13 +3,14 @@
 from platecrypt.imaging.codec import Image, decode, encode
 from platecrypt.imaging.containers import Format, embed, read_sealed, read_sidecar
 from platecrypt.imaging.files import ProtectedFile, protect_file, sidecar_of, visible, write_whole
-from platecrypt.imaging.protect import Protected, protect
+from platecrypt.imaging.protect import Covered, Protected, cover_and_seal, protect
 from platecrypt.imaging.recover import Recovered, recover
 from platecrypt.imaging.regions import MARGIN, Region, regions
 from platecrypt.imaging.sealing import Origin
 
 __all__ = [
     "MARGIN",
+    "Covered",
     "Format",
     "Image",
     "Origin",
@@ -17,6 +18,7 @@ __all__ = [
     "ProtectedFile",
     "Recovered",
     "Region",
+    "cover_and_seal",
     "decode",
     "embed",
     "encode",

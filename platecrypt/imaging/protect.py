@@ -4,7 +4,7 @@ Fails closed: every failure raises, and no file is returned in which a given reg
 """
 
 import os
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 from datetime import datetime
 from functools import cached_property
@@ -23,29 +23,43 @@ CELL = 8
 
 
 @dataclass(frozen=True, eq=False)
+class Covered:
+    """A picture whose plates are covered and sealed, not yet a file.
+
+    Attributes:
+        pixels: (H, W, 3) uint8, RGB, upright.
+        regions: what was covered.
+        envelopes: one a region, in their order: the sealed pixels.
+        record: the sealed JSON record of the detections, or None where there is no region.
+    """
+
+    pixels: Pixels = field(repr=False)
+    regions: tuple[Region, ...]
+    envelopes: tuple[bytes, ...] = field(repr=False)
+    record: bytes | None = field(repr=False)
+
+
+@dataclass(frozen=True, eq=False)
 class Protected:
     """A published picture.
 
     Attributes:
         data: the file, sealed envelopes inside; this is what may leave.
         format: of `data`.
-        covered: (H, W, 3) uint8, BGR, upright: the picture before it was encoded.
-        regions: what was covered.
-        envelopes: one a region, in their order: the sealed pixels.
-        record: the sealed JSON record of the detections, or None where there is no region.
+        regions, envelopes, record: see `Covered`.
     """
 
     data: bytes = field(repr=False)
     format: Format
-    covered: Pixels = field(repr=False)
     regions: tuple[Region, ...]
     envelopes: tuple[bytes, ...] = field(repr=False)
     record: bytes | None = field(repr=False)
+    _bgr: Pixels = field(repr=False)
 
     @cached_property
     def pixels(self) -> Pixels:
         """(H, W, 3) uint8, RGB, upright: the covered picture before it was encoded."""
-        return swapped(self.covered)
+        return swapped(self._bgr)
 
 
 def protect(
@@ -93,12 +107,54 @@ def protect(
         ValueError: `time` has no time zone.
         KeyringError: the keyring is empty.
     """
+    origin = Origin(model_name, model_version, request_id, time)
+    flags = DETACHED if sidecar else 0
+    # Painted over in the encoder's order of colours.
+    made = _covered(
+        image, boxes, Sealer(keyring, origin.context(image.sha256), flags), margin, scores, swapped
+    )
+    chosen = format or image.format
+    keep = image.lossless or image.format == "png"
+    if quality is None:
+        quality = (image.quality if chosen == "jpeg" else 0) or QUALITY
+    sampling = image.sampling or SAMPLING
+    data = encode_bgr(made.pixels, chosen, quality=quality, sampling=sampling, lossless=keep)
+    if made.record is not None and not sidecar:
+        data = embed(data, [*made.envelopes, made.record])
+    return Protected(data, chosen, made.regions, made.envelopes, made.record, made.pixels)
+
+
+def cover_and_seal(
+    image: Image,
+    boxes: Boxes,
+    keyring: Keyring,
+    *,
+    model_name: str,
+    model_version: str,
+    request_id: str,
+    time: datetime,
+    margin: float = MARGIN,
+    scores: Sequence[float] | None = None,
+) -> Covered:
+    """The same for who wants no file: arguments and errors as `protect`, nothing is encoded."""
+    origin = Origin(model_name, model_version, request_id, time)
+    sealer = Sealer(keyring, origin.context(image.sha256))
+    return _covered(image, boxes, sealer, margin, scores, np.copy)
+
+
+def _covered(
+    image: Image,
+    boxes: Boxes,
+    sealer: Sealer,
+    margin: float,
+    scores: Sequence[float] | None,
+    copied: Callable[[Pixels], Pixels],
+) -> Covered:
+    """Cover a copy of the picture; its colours are in the order in which `copied` gives them."""
     if image.sealed:
         raise BadInputError("the image carries sealed plates already; recover it first")
     check_scores(boxes, scores)
     found = regions(boxes, image.width, image.height, margin=margin)
-    origin = Origin(model_name, model_version, request_id, time)
-    sealer = Sealer(keyring, origin.context(image.sha256), DETACHED if sidecar else 0)
     envelopes = tuple(
         seal_pixels(sealer, index, image.pixels, region) for index, region in enumerate(found)
     )
@@ -106,17 +162,9 @@ def protect(
     if found:
         within = containing(boxes, image.width, image.height, found, margin=margin)
         record = sealer.record(boxes, within, len(found), scores)
-    covered = swapped(image.pixels)  # the copy that is painted over, in the encoder's order
-    cover(covered, found)
-    chosen = format or image.format
-    keep = image.lossless or image.format == "png"
-    if quality is None:
-        quality = (image.quality if chosen == "jpeg" else 0) or QUALITY
-    sampling = image.sampling or SAMPLING
-    data = encode_bgr(covered, chosen, quality=quality, sampling=sampling, lossless=keep)
-    if record is not None and not sidecar:
-        data = embed(data, [*envelopes, record])
-    return Protected(data, chosen, covered, found, envelopes, record)
+    pixels = copied(image.pixels)
+    cover(pixels, found)
+    return Covered(pixels, found, envelopes, record)
 
 
 def cover(pixels: Pixels, found: Sequence[Region]) -> None:
@@ -139,8 +187,11 @@ def cover(pixels: Pixels, found: Sequence[Region]) -> None:
         cells, noise = noise[: rows * columns].reshape(rows, columns), noise[rows * columns :]
         row = np.arange(y1, y2) // CELL - y1 // CELL
         column = np.arange(x1, x2) // CELL - x1 // CELL
-        grey = cells[row][:, column]
-        pixels[y1:y2, x1:x2] = grey if pixels.ndim == 2 else grey[..., np.newaxis]
+        region = pixels[y1:y2, x1:x2]
+        # Rows as wide as the region's bytes: NumPy spreads a last axis of three at eight times
+        # the cost.
+        wide = np.repeat(cells[:, column], region[0, 0].size, axis=1)
+        region[...] = wide[row].reshape(region.shape)
         if pixels.ndim == 3 and pixels.shape[2] == 4:
             pixels[y1:y2, x1:x2, 3] = 255
 

@@ -19,7 +19,7 @@ def v1_reply(outcomes: Sequence[Outcome], form: Wanted, options: Options) -> Htt
         headers[PLATES] = str(sum(len(outcome.protected.regions) for outcome in outcomes))
     if form.file:
         (only,) = outcomes
-        return HttpReply(only.protected.data, f"image/{only.protected.format}", headers)
+        return HttpReply(only.file.data, f"image/{only.file.format}", headers)
     import orjson
 
     body = orjson.dumps({"predictions": [_prediction(outcome, options) for outcome in outcomes]})
@@ -53,7 +53,7 @@ def v2_reply(outcomes: Sequence[Outcome], request: oip.Request, options: Options
 
 def _images(outcomes: Sequence[Outcome], request: oip.Request) -> list[oip.Tensor]:
     if request.inputs[0].datatype == "BYTES":
-        return [oip.tensor("image", [outcome.protected.data for outcome in outcomes])]
+        return [oip.tensor("image", [outcome.file.data for outcome in outcomes])]
     found, at = [], 0
     for item in request.inputs:
         count = item.shape[0] if len(item.shape) == 4 else 1
@@ -70,8 +70,8 @@ def _prediction(outcome: Outcome, options: Options) -> dict[str, Any]:
     made = outcome.protected
     found: dict[str, Any] = {"request_id": outcome.request_id}
     if options.image == "protected":
-        found["image"] = {"b64": pybase64.b64encode_as_string(made.data)}
-        found["content_type"] = f"image/{made.format}"
+        found["image"] = {"b64": pybase64.b64encode_as_string(outcome.file.data)}
+        found["content_type"] = f"image/{outcome.file.format}"
     if options.detections != "none":
         found["plates"] = [
             {"box": list(region), "envelope": pybase64.b64encode_as_string(envelope)}

@@ -57,7 +57,7 @@ class EndpointWorker(Worker):
                 requests.Picture(data),
                 requests.Options(confidence=self._confidence),
                 headers={REQUEST_ID: uuid.uuid4().hex},
-            ).protected
+            ).file
         except HttpError as error:
             kind = BadInputError if error.status < 500 else UnavailableError
             raise kind(str(error)) from None

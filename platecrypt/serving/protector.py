@@ -9,7 +9,8 @@ import hashlib
 import logging
 import time
 from collections.abc import Mapping
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 from typing import Any, Protocol
 
@@ -26,9 +27,6 @@ from platecrypt.serving.keys import KeyFile
 from platecrypt.serving.profiles import DEFAULT, Profiles
 from platecrypt.serving.refusals import HttpError
 from platecrypt.serving.requests import MEDIA, Format, Options, Picture
-
-JPEG_SIDE = 65_500
-DRAFT_QUALITY = 20  # of a file that nobody will see
 
 logger = logging.getLogger("platecrypt.serving")
 
@@ -47,12 +45,22 @@ class Finder(Protocol):
 
 @dataclass(frozen=True)
 class Outcome:
-    """A protected picture, what was found in it, its name, and the version that looked."""
+    """A protected picture, what was found in it, its name, and the version that looked.
 
-    protected: imaging.Protected
+    It is a file where one came and one is wanted back, else it is covered pixels.
+    """
+
+    protected: imaging.Protected | imaging.Covered
     found: Detections
     request_id: str
     version: str
+
+    @property
+    def file(self) -> imaging.Protected:
+        """The file of who sent one and wanted one back."""
+        if not isinstance(self.protected, imaging.Protected):
+            raise TypeError("no file was wanted, so none was made")
+        return self.protected
 
 
 @dataclass(frozen=True)
@@ -137,20 +145,15 @@ class Protector:
             )
         margin = profile.margin if options.margin is None else options.margin
         request_id = picture.request_id or headers.get(REQUEST_ID, "")
-        if isinstance(picture.source, bytes) and options.image == "protected":
-            names: dict[str, Any] = {"format": form}
-        else:  # the file that comes of it is thrown away: it may as well be small
-            image = replace(image, format="png")
-            draft = max(image.width, image.height) <= JPEG_SIDE
-            names = {"format": "jpeg" if draft else "png", "quality": DRAFT_QUALITY}
         with metrics.timed("protect"):
             protected = self._seal(
                 image,
                 found,
+                file=isinstance(picture.source, bytes) and options.image == "protected",
+                form=form,
                 model_version=version,
                 request_id=request_id,
                 margin=self._margin if margin is None else margin,
-                **names,
             )
         self._count(image, found, protected)
         return Outcome(protected, found, request_id, version)
@@ -179,9 +182,18 @@ class Protector:
             return False
         return header.width * header.height > self.limits.max_pixels
 
-    def _seal(self, image: imaging.Image, found: Detections, **how: Any) -> imaging.Protected:
+    def _seal(
+        self,
+        image: imaging.Image,
+        found: Detections,
+        *,
+        file: bool,
+        form: Format | None,
+        **how: Any,
+    ) -> imaging.Protected | imaging.Covered:
+        seal = partial(imaging.protect, format=form) if file else imaging.cover_and_seal
         try:
-            return imaging.protect(
+            return seal(
                 image,
                 found.boxes,
                 self._keys.current(),
@@ -196,7 +208,12 @@ class Protector:
             logger.error("%s", error, extra={"fields": {"request_id": how["request_id"]}})
             raise HttpError(503, "no key to seal with; nothing is published") from None
 
-    def _count(self, image: imaging.Image, found: Detections, made: imaging.Protected) -> None:
+    def _count(
+        self,
+        image: imaging.Image,
+        found: Detections,
+        made: imaging.Protected | imaging.Covered,
+    ) -> None:
         metrics.PLATES.observe(len(found))
         for score in found.scores.tolist():
             metrics.CONFIDENCE.observe(score)
