@@ -23,6 +23,7 @@ import os
 import resource
 import shutil
 import signal
+import statistics
 import sys
 import tempfile
 import time
@@ -30,6 +31,8 @@ from collections.abc import Sequence
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
+
+import numpy as np
 
 ROOT = Path(__file__).resolve().parents[1]
 sys.path.insert(0, str(ROOT))
@@ -55,10 +58,14 @@ from platecrypt.tuning import (  # noqa: E402
     load_experiment,
     parse_experiment,
 )
+from platecrypt.tuning.result import Trial  # noqa: E402
 from platecrypt.tuning.steps import first_judged  # noqa: E402
+from platecrypt.tuning.stopping import MedianStop  # noqa: E402
 
 OUT = ROOT / "build" / "benchmarks"
 FIXED = ("image_size", "model")
+LOST = 0.01  # of the best value, the most that stopping early may cost
+ORDERS = 100
 DATA = ("TRIAL_DATASET", "TRIAL_TRAINING_SET")
 SOURCE = "synthetic://?images={images}&seed={seed}&difficulty=easy"
 
@@ -81,7 +88,7 @@ def main() -> None:
             if given.base_steps:
                 base_weights(settings, Path(folder), given.base_steps)
             data = dataset(settings, SOURCE.format(images=given.images, seed=7))
-            print(f"{given.trials} trials of {given.steps} steps; saved >= 25 %, lost <= 0.01")
+            print(f"{given.trials} trials of {given.steps} steps; saved >= 25 %, lost <= {LOST}")
             heads = ("epochs saved", "CPU saved", "wall saved", "best lost", "stopped")
             print(f"{'seed':<6}" + "".join(f"{head:>14}" for head in heads))
             for seed in given.seeds:
@@ -110,11 +117,41 @@ def main() -> None:
             cpu = 1 - sum(short for _, short in spent) / sum(whole for whole, _ in spent)
             ran = [sum(map(epochs, every)) for every in zip(*results, strict=True)]
             print(f"{'all':<6}{1 - ran[1] / ran[0]:>14.0%}{cpu:>14.0%}")
+            chances(made, [trial for whole, _ in results for trial in whole.trials], given.trials)
         finally:
             supervisor = Supervisor(settings.home)
             for record in supervisor.list():
                 supervisor.stop(record.name)
-    draw(results)
+    draw(given.seeds, results)
+
+
+def chances(
+    experiment: Experiment, trials: Sequence[Trial], count: int, orders: int = ORDERS
+) -> None:
+    """What other seeds might have given: the same trials, stopped by our rule in random orders."""
+    rng = np.random.default_rng(0)
+    known = [trial for trial in trials if trial.history]
+    saved, lost = [], []
+    for _ in range(orders):
+        drawn = [known[index] for index in rng.permutation(len(known))[:count]]
+        rule = MedianStop(experiment, [])
+        trained, best = 0, 0.0
+        for trial in drawn:
+            steps = range(1, len(trial.history) + 1)
+            last = next((k for k in steps if rule.should_stop(None, trial.history[:k])), None)
+            if last is None:
+                rule.finished(trial)
+            seen = trial.history[:last]
+            trained += len(seen)
+            best = max(best, *seen)
+        saved.append(1 - trained / sum(len(trial.history) for trial in drawn))
+        lost.append(max(max(trial.history) for trial in drawn) - best)
+    often = sum(value > LOST for value in lost) / orders
+    print(
+        f"{orders} random orders of these {len(known)} trials, {count} each: "
+        f"{statistics.fmean(saved):.0%} of the epochs saved, {statistics.fmean(lost):.4f} lost, "
+        f"more than {LOST} in {often:.0%}"
+    )
 
 
 def keep(
@@ -194,13 +231,12 @@ def show(event: Any) -> None:
         print(f"{time.strftime('%H:%M:%S')} {event.message}", file=sys.stderr)
 
 
-def draw(results: list[tuple[TuningResult, TuningResult]]) -> None:
+def draw(seeds: Sequence[int], results: Sequence[tuple[TuningResult, TuningResult]]) -> None:
     from matplotlib.figure import Figure
 
-    figure = Figure(figsize=(4 * len(results), 4), layout="constrained")
-    for axes, (whole, short) in zip(
-        figure.subplots(1, len(results), squeeze=False)[0], results, strict=True
-    ):
+    figure = Figure(figsize=(5 * len(results), 4), layout="constrained")
+    every = figure.subplots(1, len(results), squeeze=False)[0]
+    for axes, seed, (whole, short) in zip(every, seeds, results, strict=True):
         for trial in whole.trials:
             axes.plot(range(1, len(trial.history) + 1), trial.history, color="lightgray")
         for trial in short.trials:
@@ -210,7 +246,11 @@ def draw(results: list[tuple[TuningResult, TuningResult]]) -> None:
                 trial.history,
                 color="tab:red" if stopped else "tab:blue",
             )
-        axes.set(xlabel="epoch", ylabel="mAP50-95", title="grey: all, red: stopped, blue: kept")
+        axes.set(
+            xlabel="epoch",
+            ylabel="mAP50-95",
+            title=f"seed {seed}: red stopped, blue kept, grey without stopping",
+        )
     path = OUT / "tuning_early_stopping.png"
     figure.savefig(path, dpi=110)
     print(f"picture: {path.relative_to(ROOT)}")
