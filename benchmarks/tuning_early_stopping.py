@@ -10,10 +10,10 @@ trials are drawn at random, so both searches try the same parameters; a trial ha
 as many run at once as there are cores.
 
 Prints a table with epochs, process CPU and wall; draws the trials into
-build/benchmarks/tuning_early_stopping.png and keeps them in the .json beside it. It trains: about
-an hour on two cores.
+build/benchmarks/tuning_early_stopping.png and keeps them in the .json beside it. It trains: more
+than an hour on two cores.
 
-    .venv/bin/python benchmarks/tuning_early_stopping.py [--seeds 0 1 2] [--trials 24]
+    .venv/bin/python benchmarks/tuning_early_stopping.py [--seeds 0 1 2] [--trials 30]
         [--steps 300] [--base-steps 130]
 """
 
@@ -74,7 +74,7 @@ def main() -> None:
     signal.signal(signal.SIGTERM, signal.default_int_handler)  # servers are ended on the way
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("--seeds", type=int, nargs="+", default=[0, 1, 2])
-    parser.add_argument("--trials", type=int, default=24)
+    parser.add_argument("--trials", type=int, default=30)
     parser.add_argument("--steps", type=int, default=300)
     parser.add_argument("--images", type=int, default=96)
     parser.add_argument("--base-steps", type=int, default=130)
