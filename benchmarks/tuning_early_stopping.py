@@ -65,7 +65,7 @@ from platecrypt.tuning.stopping import MedianStop  # noqa: E402
 OUT = ROOT / "build" / "benchmarks"
 FIXED = ("image_size", "model")
 LOST = 0.01  # of the best value, the most that stopping early may cost
-ORDERS = 100
+ORDERS = 400
 DATA = ("TRIAL_DATASET", "TRIAL_TRAINING_SET")
 SOURCE = "synthetic://?images={images}&seed={seed}&difficulty=easy"
 
