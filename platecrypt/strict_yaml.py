@@ -76,7 +76,8 @@ def document(content: bytes | str, source: object) -> Any:
     """
     found = [one for one in documents(content, source) if one is not None]
     if len(found) != 1:
-        raise BadInputError(f"{source} holds {len(found)} documents; give it one")
+        number = len(found) or "no YAML"
+        raise BadInputError(f"{source} holds {number} documents; give it one")
     return found[0]
 
 

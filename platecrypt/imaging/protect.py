@@ -107,11 +107,15 @@ def protect(
         ValueError: `time` has no time zone.
         KeyringError: the keyring is empty.
     """
-    origin = Origin(model_name, model_version, request_id, time)
-    flags = DETACHED if sidecar else 0
-    # Painted over in the encoder's order of colours.
-    made = _covered(
-        image, boxes, Sealer(keyring, origin.context(image.sha256), flags), margin, scores, swapped
+    made = cover_and_seal(
+        image,
+        boxes,
+        keyring,
+        origin=Origin(model_name, model_version, request_id, time),
+        margin=margin,
+        scores=scores,
+        sidecar=sidecar,
+        copied=swapped,  # what is painted over lies in the encoder's order of colours
     )
     chosen = format or image.format
     keep = image.lossless or image.format == "png"
@@ -129,32 +133,22 @@ def cover_and_seal(
     boxes: Boxes,
     keyring: Keyring,
     *,
-    model_name: str,
-    model_version: str,
-    request_id: str,
-    time: datetime,
+    origin: Origin,
     margin: float = MARGIN,
     scores: Sequence[float] | None = None,
+    sidecar: bool = False,
+    copied: Callable[[Pixels], Pixels] = np.copy,
 ) -> Covered:
-    """The same for who wants no file: arguments and errors as `protect`, nothing is encoded."""
-    origin = Origin(model_name, model_version, request_id, time)
-    sealer = Sealer(keyring, origin.context(image.sha256))
-    return _covered(image, boxes, sealer, margin, scores, np.copy)
+    """The part of `protect` that makes no file, for who wants pixels or envelopes alone.
 
-
-def _covered(
-    image: Image,
-    boxes: Boxes,
-    sealer: Sealer,
-    margin: float,
-    scores: Sequence[float] | None,
-    copied: Callable[[Pixels], Pixels],
-) -> Covered:
-    """Cover a copy of the picture; its colours are in the order in which `copied` gives them."""
+    Arguments and errors as `protect`; `origin` says who found the plates and when, and `copied`
+    makes the copy that is painted over, whose order of colours the result has.
+    """
     if image.sealed:
         raise BadInputError("the image carries sealed plates already; recover it first")
     check_scores(boxes, scores)
     found = regions(boxes, image.width, image.height, margin=margin)
+    sealer = Sealer(keyring, origin.context(image.sha256), DETACHED if sidecar else 0)
     envelopes = tuple(
         seal_pixels(sealer, index, image.pixels, region) for index, region in enumerate(found)
     )

@@ -10,7 +10,6 @@ import logging
 import time
 from collections.abc import Mapping
 from dataclasses import dataclass
-from functools import partial
 from pathlib import Path
 from typing import Any, Protocol
 
@@ -27,6 +26,8 @@ from platecrypt.serving.keys import KeyFile
 from platecrypt.serving.profiles import DEFAULT, Profiles
 from platecrypt.serving.refusals import HttpError
 from platecrypt.serving.requests import MEDIA, Format, Options, Picture
+
+Made = imaging.Protected | imaging.Covered
 
 logger = logging.getLogger("platecrypt.serving")
 
@@ -50,7 +51,7 @@ class Outcome:
     It is a file where one came and one is wanted back, else it is covered pixels.
     """
 
-    protected: imaging.Protected | imaging.Covered
+    protected: Made
     found: Detections
     request_id: str
     version: str
@@ -189,31 +190,24 @@ class Protector:
         *,
         file: bool,
         form: Format | None,
-        **how: Any,
-    ) -> imaging.Protected | imaging.Covered:
-        seal = partial(imaging.protect, format=form) if file else imaging.cover_and_seal
+        margin: float,
+        **names: Any,
+    ) -> Made:
+        names |= {"model_name": self._model_name, "time": datetime.datetime.now(datetime.UTC)}
+        how: dict[str, Any] = {"margin": margin, "scores": found.scores.tolist()}
         try:
-            return seal(
-                image,
-                found.boxes,
-                self._keys.current(),
-                model_name=self._model_name,
-                time=datetime.datetime.now(datetime.UTC),
-                scores=found.scores.tolist(),
-                **how,
-            )
+            keyring = self._keys.current()
+            if file:
+                return imaging.protect(image, found.boxes, keyring, format=form, **names, **how)
+            origin = imaging.Origin(**names)
+            return imaging.cover_and_seal(image, found.boxes, keyring, origin=origin, **how)
         except BadInputError as error:
             raise HttpError(400, str(error)) from None
         except cipher.KeyringError as error:
-            logger.error("%s", error, extra={"fields": {"request_id": how["request_id"]}})
+            logger.error("%s", error, extra={"fields": {"request_id": names["request_id"]}})
             raise HttpError(503, "no key to seal with; nothing is published") from None
 
-    def _count(
-        self,
-        image: imaging.Image,
-        found: Detections,
-        made: imaging.Protected | imaging.Covered,
-    ) -> None:
+    def _count(self, image: imaging.Image, found: Detections, made: Made) -> None:
         metrics.PLATES.observe(len(found))
         for score in found.scores.tolist():
             metrics.CONFIDENCE.observe(score)

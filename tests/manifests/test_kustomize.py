@@ -332,7 +332,11 @@ def test_the_settings_name_files_of_the_steps_secrets(
 ) -> None:
     made = {identity(d)[1]: set(d["data"]) for d in secrets}
     files = {f"{mount.folder}/{key}" for mount in MOUNTS for key in made[mount.secret]}
-    needed = {f"{KEYS.folder}/keyring.json", f"{GATE.folder}/gate.key"}
+    needed = {
+        f"{KEYS.folder}/keyring.json",
+        f"{GATE.folder}/gate.key",
+        f"{STORE.folder}/PLATECRYPT_S3_SECRET_KEY",
+    }
     token = f"{KEYS.folder}/endpoint-token"  # only where the endpoint asks for one
     for name, documents in built.items():
         (steps,) = (d for d in of(documents, "ConfigMap") if identity(d)[1] == SETTINGS_CONFIG)
@@ -343,9 +347,8 @@ def test_the_settings_name_files_of_the_steps_secrets(
         }
         guarded = any("plates-tokens" in str(d) for d in of(documents, "InferenceService"))
         assert guarded or name != "production"
-        assert steps["data"]["S3_SECRET_KEY_FILE"] in named <= files, name
-        assert needed | ({token} if guarded else set()) <= named, name
-        assert guarded == (token in named), name
+        assert named == needed | ({token} if guarded else set()), name
+        assert named <= files, name
         # A key that a step asks for and that is not there keeps its pod from starting.
         assert set(SETTINGS) <= set(steps["data"])
         assert {name.lower() for name in steps["data"]} <= set(Settings.model_fields)

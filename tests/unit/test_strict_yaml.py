@@ -40,8 +40,10 @@ ports: [9000:9000, 1:2.5, 0644, 1e3]
     assert documents(text.encode(), "x") == [first, [1], None]
 
 
-@pytest.mark.parametrize(("text", "count"), [("", 0), ("---\n", 0), ("a: 1\n---\nb: 2", 2)])
-def test_one_document_is_one(text: str, count: int) -> None:
+@pytest.mark.parametrize(
+    ("text", "count"), [("", "no YAML"), ("---\n", "no YAML"), ("a: 1\n---\nb: 2", "2")]
+)
+def test_one_document_is_one(text: str, count: str) -> None:
     assert document("---\na: 1\n---\n", "x") == {"a": 1}
     with pytest.raises(BadInputError, match=f"x holds {count} documents"):
         document(text, "x")

@@ -241,7 +241,7 @@ def test_whatever_is_broken_is_refused_and_nothing_stumbles(seed: int) -> None:
 def test_what_is_no_experiment_is_refused(tmp_path: Path, text: str) -> None:
     path = tmp_path / "e.yaml"
     path.write_text(text)
-    with pytest.raises(BadInputError, match=r"no (Experiment|YAML)|holds 0 documents"):
+    with pytest.raises(BadInputError, match=r"no (Experiment|YAML)"):
         load_experiment(path)
 
 
