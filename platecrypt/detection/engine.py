@@ -22,7 +22,7 @@ from platecrypt.detection.backends import (
 )
 from platecrypt.detection.letterbox import Letterbox
 from platecrypt.detection.nms import suppress
-from platecrypt.errors import BadInputError
+from platecrypt.errors import BadInputError, UnavailableError
 
 CONFIDENCE_KEY = "platecrypt.confidence"
 """In the metadata of an ONNX file: the working threshold, 0..1, as text."""
@@ -133,6 +133,7 @@ class Detector:
 
         Raises:
             BadInputError: `pixels` is no such array, or the threshold is out of range.
+            UnavailableError: the network's answer is no number, so nobody knows what it saw.
         """
         return self.detect_batch([pixels], [confidence])[0]
 
@@ -156,6 +157,7 @@ class Detector:
 
         Raises:
             BadInputError: an image is no such array, or a threshold is out of range.
+            UnavailableError: the network's answer is no number, so nobody knows what it saw.
         """
         given = zip(images, confidences, strict=True)
         thresholds = [self.checked(image, confidence) for image, confidence in given]
@@ -188,9 +190,11 @@ class Detector:
     def _read(
         self, rows: NDArray[np.float32], letterbox: Letterbox, threshold: float
     ) -> Detections:
-        # NaN compares false, so a row with a broken score goes first; infinite boxes after it.
+        # NaN compares false: left alone, a network that overflowed would have seen no plate.
+        sane = np.isfinite(rows[4]).all()
         rows = rows[:, rows[4] > threshold]
-        rows = rows[:, np.isfinite(rows).all(axis=0)]
+        if not (sane and np.isfinite(rows).all()):
+            raise UnavailableError("the network's answer is no number; nobody knows what it saw")
         centre, half, scores = rows[:2].T, rows[2:4].T / 2, rows[4]
         boxes = np.concatenate([centre - half, centre + half], axis=1)
         kept = suppress(boxes, scores, iou=self.iou)

@@ -6,7 +6,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from platecrypt.detection import Detections, Detector
-from platecrypt.errors import BadInputError
+from platecrypt.errors import BadInputError, UnavailableError
 from platecrypt.serving.batching import Batcher
 from platecrypt.serving.refusals import HttpError
 
@@ -33,9 +33,11 @@ class LocalDetector:
         """Boxes for a `(H, W, 3)` uint8 RGB image, and the version of the model that saw them.
 
         Raises:
-            HttpError: 400, the image or the threshold is none.
+            HttpError: 400, the image or the threshold is none; 502, the network's answer is none.
         """
         try:
             return self._finder.detect_all([pixels], [confidence])[0], self._version
         except BadInputError as error:
             raise HttpError(400, str(error)) from None
+        except UnavailableError as error:
+            raise HttpError(502, str(error)) from None

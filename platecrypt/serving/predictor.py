@@ -20,7 +20,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from platecrypt.detection import Detections, Detector, find_model
-from platecrypt.errors import BadInputError
+from platecrypt.errors import BadInputError, UnavailableError
 from platecrypt.machine import cores
 from platecrypt.serving import metrics, oip
 from platecrypt.serving.batching import Batcher
@@ -84,7 +84,8 @@ class Predictor(ServedModel):
         """Detect plates in the images of a request.
 
         Raises:
-            HttpError: 400, the request is not the one that the module describes.
+            HttpError: 400, the request is not the one that the module describes; 502, the network's
+                answer is no number.
         """
         if not isinstance(payload, oip.Request):
             raise HttpError(400, "the predictor speaks v2: POST /v2/models/NAME/infer, or gRPC")
@@ -109,6 +110,8 @@ class Predictor(ServedModel):
                 return self._finder.detect_all(images, [confidence] * len(images))
             except BadInputError as error:
                 raise HttpError(400, str(error)) from None
+            except UnavailableError as error:
+                raise HttpError(502, str(error)) from None
 
 
 def images_of(request: oip.Request, max_pixels: int) -> list[NDArray[np.uint8]]:

@@ -9,7 +9,9 @@ import pytest
 from onnx import TensorProto, helper
 
 from platecrypt.detection import Detector, find_model
-from platecrypt.errors import BadInputError
+from platecrypt.errors import BadInputError, UnavailableError
+from platecrypt.serving.local import LocalDetector
+from platecrypt.serving.refusals import HttpError
 
 MARKER = runpy.run_path(str(Path(__file__).parents[1] / "support" / "marker_model.py"))
 picture = MARKER["picture"]
@@ -181,3 +183,51 @@ def test_a_folder_holds_one_model(model: Path, tmp_path: Path) -> None:
         find_model(tmp_path)
     with pytest.raises(BadInputError, match="does not exist"):
         find_model(tmp_path / "nowhere")
+
+
+def constant(path: Path, rows: list[list[float]]) -> Path:
+    """A detector that always answers with these rows: centre, size, score of one box each."""
+    values = np.array(rows, np.float32).T[np.newaxis]
+    value = helper.make_tensor("v", TensorProto.FLOAT, values.shape, values.ravel())
+    nodes = [
+        helper.make_node("Constant", [], ["constant"], value=value),
+        helper.make_node("ReduceMean", ["images"], ["mean"], keepdims=0),
+        helper.make_node("Add", ["constant", "mean"], ["output0"]),
+    ]
+    info = helper.make_tensor_value_info
+    g = helper.make_graph(
+        nodes,
+        "g",
+        [info("images", TensorProto.FLOAT, [1, 3, 320, 320])],
+        [info("output0", TensorProto.FLOAT, list(values.shape))],
+    )
+    onnx.save(helper.make_model(g, opset_imports=[helper.make_opsetid("", 17)], ir_version=9), path)
+    return path
+
+
+@pytest.mark.parametrize(
+    "row",
+    [
+        [100, 100, 40, 20, np.nan],
+        [100, 100, 40, 20, np.inf],
+        [np.nan, 100, 40, 20, 0.9],
+        [100, 100, np.inf, 20, 0.9],
+    ],
+)
+def test_a_network_that_answers_no_number_has_not_seen_that_there_is_no_plate(
+    tmp_path: Path, row: list[float]
+) -> None:
+    sound = [160.0, 160.0, 40.0, 20.0, 0.5]
+    black = np.zeros((320, 320, 3), np.uint8)
+    assert len(Detector.load(constant(tmp_path / "sound.onnx", [sound])).detect(black)) == 1
+    detector = Detector.load(constant(tmp_path / "broken.onnx", [sound, row]))
+    with pytest.raises(UnavailableError, match="no number"):
+        detector.detect(black)
+    with pytest.raises(HttpError) as refused:
+        LocalDetector(detector, "1").detect(black, confidence=None, headers={})
+    assert refused.value.status == 502
+
+
+def test_what_is_no_number_below_the_threshold_is_nobodys_box(tmp_path: Path) -> None:
+    detector = Detector.load(constant(tmp_path / "m.onnx", [[np.inf, 1, 1, 1, 0.01]]))
+    assert len(detector.detect(np.zeros((320, 320, 3), np.uint8))) == 0
