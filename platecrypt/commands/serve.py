@@ -6,7 +6,13 @@ from typing import TYPE_CHECKING, Annotated, Literal
 
 import typer
 
-from platecrypt.commands.shared import AsJson, load_keyring, load_settings, print_result, say
+from platecrypt.commands.shared import (
+    AsJson,
+    ensure_keys,
+    load_keyring,
+    load_settings,
+    print_result,
+)
 from platecrypt.errors import BadInputError
 
 if TYPE_CHECKING:
@@ -34,7 +40,10 @@ def serve(
         int | None, typer.Option(min=1, max=65535, help="Of gRPC; default: a free one.")
     ] = None,
     tokens: Annotated[
-        Path | None, typer.Option(help="File of bearer tokens, one a line; default: all may ask.")
+        Path | None,
+        typer.Option(
+            help="File of bearer tokens, one a line; default: as what serves now, else all may ask."
+        ),
     ] = None,
     profiles: Annotated[
         bool | None, typer.Option(help="Look cameras up in the feature store.")
@@ -48,15 +57,21 @@ def serve(
         keys_file=keys, port=port, grpc_port=grpc_port, camera_profiles=profiles
     )
     file = _model_file(settings, model)
-    _ensure_keys(settings, given=keys is not None)
+    if keys is None:
+        ensure_keys(settings.keyring_path)
+    else:
+        load_keyring(keys)
     digest = hashlib.sha256(file.read_bytes()).hexdigest()
     folder = _kept(settings, file, digest)
     variables = {} if tokens is None else {"TOKENS_FILE": str(tokens.absolute())}
     deployer = LocalDeployer(settings, variables)
     service = InferenceService.load(settings.root / "kserve" / MANIFESTS[topology])
-    served = deployer.promote(
-        deployer.candidate(service, folder, _version(settings, digest), digest)
-    )
+    candidate = deployer.candidate(service, folder, _version(settings, digest), digest)
+    try:
+        served = deployer.promote(candidate)
+    except BaseException:
+        deployer.discard(candidate)
+        raise
     result = {
         "url": served.url,
         "grpc": served.grpc,
@@ -140,14 +155,3 @@ def _version(settings: "Settings", digest: str) -> str:
 
     live = LocalDeployer(settings).live()
     return live.version if live and live.digest == digest else digest[:12]
-
-
-def _ensure_keys(settings: "Settings", *, given: bool) -> None:
-    from platecrypt.cipher import Keyring
-
-    path = settings.keyring_path
-    if not path.exists() and not given:
-        path.parent.mkdir(parents=True, exist_ok=True, mode=0o700)
-        Keyring.create(path)
-        say(f"made a master key: {path} (keep it: without it no plate comes back)")
-    load_keyring(path)

@@ -39,6 +39,24 @@ def load_keyring(path: Path) -> "Keyring":
         raise BadInputError(str(error)) from None
 
 
+def ensure_keys(path: Path) -> None:
+    """Make a keyring with one master key unless there is one; what is there can be used.
+
+    Raises:
+        BadInputError: it cannot be made or used; the message names the file.
+    """
+    from platecrypt.cipher import Keyring, KeyringError
+
+    if not path.exists():
+        try:
+            path.parent.mkdir(parents=True, exist_ok=True, mode=0o700)
+            Keyring.create(path)
+        except (KeyringError, OSError) as error:
+            raise BadInputError(f"no keyring can be made at {path}: {error}") from None
+        say(f"made a master key: {path} (keep it: without it no plate comes back)")
+    load_keyring(path)
+
+
 def read_input(file: str) -> bytes:
     """The bytes of a file, or of standard input.
 

@@ -23,7 +23,7 @@ from platecrypt.deployment.inference_service import (
     InferenceService,
 )
 from platecrypt.deployment.local import Endpoint
-from platecrypt.errors import PlatecryptError, UnavailableError
+from platecrypt.errors import PlatecryptError, RefusedError, UnavailableError
 from platecrypt.settings import Settings
 from platecrypt.steps import say
 
@@ -55,7 +55,8 @@ class KServeDeployer:
         timeout_s: how long a version may take to become ready.
         patience_s: how long an API server that does not answer is asked again.
         poll_s: the shortest and the longest time between two looks, seconds.
-        served: tells which version answers at a URL; replaced where no pod runs.
+        served: tells which version answers at a URL; replaced where no pod runs. By default the
+            endpoint is asked, with the token of `settings.endpoint_token_file` if it is set.
     """
 
     def __init__(
@@ -73,7 +74,10 @@ class KServeDeployer:
         self._cluster = Cluster(kubeconfig, namespace, patience_s, say)
         self._timeout_s = timeout_s
         self._poll_s = poll_s
-        self._served = served or served_version
+        # The token is read at each use: it may change while a version starts.
+        self._served = served or (
+            lambda base, model: served_version(base, model, token=settings.endpoint_token)
+        )
 
     def live(self) -> Endpoint | None:
         """The version that users call, if it is ready and a pipeline put it there."""
@@ -89,7 +93,7 @@ class KServeDeployer:
         """Start a version beside the live one and wait until it is ready.
 
         The same version with the same digest, live and ready, is returned as it is. A candidate
-        that an earlier run left is replaced.
+        that an earlier run left is ended.
 
         Args:
             isvc: the service, where the cluster has none yet.
@@ -104,6 +108,7 @@ class KServeDeployer:
         """
         live = self.live()
         if live and (live.version, live.digest) == (version, digest):
+            self._delete(self._name + SUFFIX)
             return live
         definition = self._get(self._name) or isvc.document
         document = _candidate_of(definition, self._name)
@@ -223,12 +228,16 @@ class KServeDeployer:
             raise _explained(answer) from None
 
 
-def served_version(base: str, model: str) -> str:
+def served_version(base: str, model: str, *, token: str | None = None) -> str:
     """Which version of the model answers there; "" where none does.
 
     Args:
         base: URL of the service.
         model: name of the model.
+        token: bearer token, where the endpoint wants one.
+
+    Raises:
+        RefusedError: the endpoint does not let us in; waiting would not help.
     """
     import httpx
     import numpy as np
@@ -240,7 +249,19 @@ def served_version(base: str, model: str) -> str:
     url = f"{base}/v2/models/{model}/infer"
     try:
         # An address inside of the cluster is not behind a proxy.
-        answer = httpx.post(url, json={"inputs": inputs}, timeout=ANSWER_S, trust_env=False)
+        answer = httpx.post(
+            url,
+            json={"inputs": inputs},
+            headers={"Authorization": f"Bearer {token}"} if token else {},
+            timeout=ANSWER_S,
+            trust_env=False,
+        )
+        if answer.status_code == httpx.codes.UNAUTHORIZED:
+            raise RefusedError(
+                f"{base} does not take the token of endpoint_token_file"
+                if token
+                else f"{base} wants a bearer token; set endpoint_token_file to a file with one"
+            )
         return str(answer.json().get("model_version") or "") if answer.is_success else ""
     except (httpx.HTTPError, ValueError):
         return ""

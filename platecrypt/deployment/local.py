@@ -73,10 +73,14 @@ class LocalDeployer:
     """Runs the containers of an InferenceService as processes of this machine."""
 
     def __init__(self, settings: Settings, variables: Mapping[str, str] | None = None) -> None:
-        """Run with those settings; `variables` replace the containers' own of that name."""
+        """Run with those settings; `variables` replace the containers' own of that name.
+
+        As what an operator sets on a cluster, they stay with the endpoint: a later version gets
+        those of the one that serves, but for names that are given anew.
+        """
         self._settings = settings
         self._supervisor = Supervisor(settings.home)
-        self._variables = {**NO_DRAIN, **_features(settings), **(variables or {})}
+        self._given = dict(variables or {})
 
     def live(self) -> Endpoint | None:
         """The version that users call, if all its processes run."""
@@ -91,8 +95,9 @@ class LocalDeployer:
     ) -> Endpoint:
         """Start a version beside the live one and wait until it is ready.
 
-        The same version with the same digest, live and ready, is returned as it is. A candidate
-        that an earlier run left is replaced. `model_dir` must stay where it is while it serves.
+        The same version with the same digest, live, ready and run with the same settings, is
+        returned as it is. A candidate that an earlier run left is ended. `model_dir` must stay
+        where it is while it serves.
 
         Args:
             isvc: the service.
@@ -108,20 +113,22 @@ class LocalDeployer:
         with self._lock():
             live = self.live()
             same = live and (live.version, live.digest) == (version, digest)
-            if live and same and self._topology("") == isvc.topology and self._ready(""):
+            run = {"topology": isvc.topology, "run_with": self._run_with()}
+            self._stop(CANDIDATE)
+            if live and same and self._ready("") and self._details("").items() >= run.items():
                 return live
             model_dir = model_dir.absolute()
             _check_digest(find_model(model_dir), digest)
             self._check_keys()
             if live is None and not self._supervisor.running(TRANSFORMER):
                 require_free_port(self._settings.host, self._settings.port, PORT_SETTING)
-            self._stop(CANDIDATE)
             service = isvc.with_model(version=version)
             details = {
                 "version": version,
                 "digest": digest,
                 "model": service.name,
-                "topology": service.topology,
+                "variables": json.dumps(self._kept()),
+                **run,
             }
             try:
                 return self._start_candidate(service, model_dir, details)
@@ -185,9 +192,10 @@ class LocalDeployer:
         inner = [port for container in containers.values() for port in container.ports.values()]
         ports = dict(zip(inner, _free_ports(len(inner)), strict=True))
         processes = {}
+        variables = {**NO_DRAIN, **_features(self._settings), **self._kept()}
         for name, container in containers.items():
             folder = self._settings.home.absolute() / "deployment" / name
-            local = container.with_values(self._variables)
+            local = container.with_values(variables)
             mapping = _Mapping(local, model_dir, self._keys(), folder, ports)
             processes[CANDIDATE + name] = mapping.process(details, serves=name == TRANSFORMER)
         # All begin at once, as the containers of a pod do; the predictor's error is told first.
@@ -237,7 +245,12 @@ class LocalDeployer:
             env=process.env,
             url=process.url.replace(before, after),
             probe=process.probe.replace(before, after),
-            details={**process.details, "port": port, **({"grpc": grpc} if old_grpc else {})},
+            details={
+                **process.details,
+                "host": reachable,
+                "port": port,
+                **({"grpc": grpc} if old_grpc else {}),
+            },
         )
 
     def _grpc_port(self) -> int:
@@ -274,12 +287,30 @@ class LocalDeployer:
             version=details["version"],
             digest=details["digest"],
             live=not prefix,
-            grpc=f"{LOOPBACK}:{details['grpc']}" if details.get("grpc") else "",
+            grpc=f"{details.get('host', LOOPBACK)}:{details['grpc']}"
+            if details.get("grpc")
+            else "",
         )
 
-    def _topology(self, prefix: str) -> str:
+    def _details(self, prefix: str) -> dict[str, str]:
         record = self._supervisor.running(prefix + TRANSFORMER)
-        return record.details.get("topology", "collocated") if record else ""
+        return record.details if record else {}
+
+    def _kept(self) -> dict[str, str]:
+        """The variables that were given: for this version, or for the one that serves."""
+        return {**json.loads(self._details("").get("variables", "{}")), **self._given}
+
+    def _run_with(self) -> str:
+        """Everything but the model that makes one endpoint unlike another."""
+        settings = self._settings
+        return json.dumps(
+            {
+                "variables": {**_features(settings), **self._kept()},
+                "keys": str(self._keys()),
+                "address": [settings.host, settings.port, settings.grpc_port],
+            },
+            sort_keys=True,
+        )
 
     def _ready(self, prefix: str) -> bool:
         record = self._supervisor.running(prefix + TRANSFORMER)

@@ -4,14 +4,14 @@ import base64
 import html
 
 from platecrypt.artifacts import Artifact, write_page
-from platecrypt.cipher import Keyring
+from platecrypt.cipher import Keyring, KeyringError
 from platecrypt.datasets.manifest import ImageRecord, Manifest, Split
 from platecrypt.datasets.steps import DATASET, load_manifest
 from platecrypt.deployment.engines import choose_deployer
 from platecrypt.deployment.inference_service import InferenceService
 from platecrypt.deployment.smoke import NothingFoundError, SmokeResult
 from platecrypt.deployment.smoke import smoke_test as run_smoke_test
-from platecrypt.errors import PlatecryptError, RefusedError, UnavailableError
+from platecrypt.errors import BadInputError, PlatecryptError, RefusedError, UnavailableError
 from platecrypt.settings import Settings
 from platecrypt.steps import say, step
 from platecrypt.storage import ObjectStore
@@ -43,9 +43,9 @@ def smoke_test(settings: Settings, url: str, manifest: Artifact, report: Artifac
     """
     dataset = load_manifest(manifest)
     store = ObjectStore(settings.store())
-    keyring, token = Keyring.load(settings.keyring_path), settings.endpoint_token
     shown = [*_widest_first(dataset, "test"), *_widest_first(dataset, "train")]
     try:
+        keyring, token = _keyring(settings), settings.endpoint_token
         for image in shown:
             data = store.get(image.key)
             try:
@@ -71,8 +71,9 @@ def smoke_test(settings: Settings, url: str, manifest: Artifact, report: Artifac
 def promote(settings: Settings, version: str) -> str:
     """Let the tried version serve, then make it the champion; returns the endpoint's URL."""
     deployer = choose_deployer(settings)
-    endpoint = deployer.waiting() or deployer.live()
-    if endpoint is None or endpoint.version != version:
+    endpoints = (deployer.waiting(), deployer.live())
+    endpoint = next((found for found in endpoints if found and found.version == version), None)
+    if endpoint is None:
         raise UnavailableError(f"version {version} is not deployed; run the pipeline again")
     served = deployer.promote(endpoint)
     tracker = Tracker(settings)
@@ -84,6 +85,13 @@ def promote(settings: Settings, version: str) -> str:
         tracker.remove_alias("challenger")
     say(f"version {version} is the champion and serves at {served.url}")
     return served.url
+
+
+def _keyring(settings: Settings) -> Keyring:
+    try:
+        return Keyring.load(settings.keyring_path)
+    except KeyringError as error:
+        raise BadInputError(str(error)) from None
 
 
 def _widest_first(dataset: Manifest, split: Split) -> list[ImageRecord]:

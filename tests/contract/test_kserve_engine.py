@@ -136,6 +136,16 @@ def test_the_same_version_is_not_deployed_twice(api: KServeApi, deployer: KServe
     assert sum(method == "PATCH" for method, *_ in api.seen) == changes
 
 
+def test_a_candidate_that_was_left_over_does_not_outlive_the_return_of_the_live_one(
+    api: KServeApi, deployer: KServeDeployer
+) -> None:
+    served = release(deployer, "1", ONE)
+    put(deployer, "2", TWO)  # its run was interrupted
+    assert put(deployer, "1", ONE) == served
+    assert set(api.services) == {"plates"}
+    assert deployer.waiting() is None
+
+
 @pytest.mark.parametrize("mode", MODES)
 def test_a_candidate_that_does_not_start_is_deleted_and_told(
     api: KServeApi, deployer: KServeDeployer, mode: str

@@ -18,7 +18,7 @@ import pytest
 
 from platecrypt import imaging
 from platecrypt.cipher import inspect
-from platecrypt.deployment import Endpoint, InferenceService
+from platecrypt.deployment import Endpoint, InferenceService, LocalDeployer
 from platecrypt.deployment import local as local_engine
 from platecrypt.errors import BadInputError, RefusedError, UnavailableError
 from platecrypt.processes import Supervisor
@@ -245,6 +245,33 @@ def test_the_command_serves_in_place_of_what_served(stage: Any, encoded: Encoded
     assert version_of(result["url"], encoded()) == result["version"] == digest[:12]
     assert names(stage) == ["transformer"]
     assert len(serving_processes(stage)) == 1
+
+
+def test_tokens_are_asked_for_at_once_and_by_every_later_version(
+    stage: Any, encoded: Encoded, tmp_path: Path
+) -> None:
+    """The same model serves already, and the next one is deployed by who knows of no tokens."""
+    token = "a-token-of-some-length"
+    tokens = tmp_path / "tokens"
+    tokens.write_text(token)
+    single = stage.manifest("inference_service_single.yaml")
+    live = stage.deployer.live()
+    folder, digest = stage.model("one")
+    guard = LocalDeployer(stage.settings, {"TOKENS_FILE": str(tokens)})
+    guard.promote(guard.candidate(single, folder, live.version, digest))
+
+    def status(**headers: str) -> int:
+        headers["content-type"] = "image/jpeg"
+        return httpx.post(live.url, content=encoded(), headers=headers, trust_env=False).status_code
+
+    shown = {"authorization": f"Bearer {token}"}
+    assert (status(), status(**shown)) == (401, 200)
+    folder, digest = stage.model("two", 64)
+    served = stage.deployer.promote(stage.deployer.candidate(single, folder, "2", digest))
+    assert (served.version, status(), status(**shown)) == ("2", 401, 200)
+    before = serving_processes(stage)
+    assert stage.deployer.candidate(single, folder, "2", digest) == served
+    assert serving_processes(stage) == before
 
 
 def test_stopping_leaves_nothing(stage: Any) -> None:
