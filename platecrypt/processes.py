@@ -1,8 +1,9 @@
 """Child processes: start, watch, log, stop. The one supervisor behind every embedded engine.
 
 A process that is left running is recorded in a JSON file, so that a later command can list and
-end it. It is recognised by pid and creation time: a pid that the system gave to somebody else is
-never touched. A record whose process is gone without having been stopped means: it crashed.
+end it. It is recognised by its pid and by when it began, counted from the system's own start (which
+a clock that is set does not move): a pid that the system gave to somebody else is never touched.
+A record whose process is gone without having been stopped means: it crashed.
 """
 
 import contextlib
@@ -31,7 +32,8 @@ class ProcessRecord:
     Attributes:
         name: unique among the running ones, e.g. "object-store".
         pid: its process id; it leads its own process group.
-        created: its creation time as the system gives it, seconds since the epoch.
+        began: when it began, as `_began` tells it.
+        created: when it was recorded, seconds since the epoch.
         url: where it answers, or "".
         log: the file that holds its output.
         argv: the command.
@@ -40,6 +42,7 @@ class ProcessRecord:
 
     name: str
     pid: int
+    began: str
     created: float
     url: str
     log: str
@@ -49,7 +52,7 @@ class ProcessRecord:
     @property
     def state(self) -> str:
         """'running', or 'crashed' where the process is gone without having been stopped."""
-        return "running" if _find(self.pid, self.created) else "crashed"
+        return "running" if self.began and _began(self.pid) == self.began else "crashed"
 
     @property
     def uptime_s(self) -> float:
@@ -128,7 +131,8 @@ class Supervisor:
         record = ProcessRecord(
             name=name,
             pid=child.pid,
-            created=_created(child.pid),
+            began=_began(child.pid),
+            created=time.time(),
             url=url,
             log=str(log),
             argv=tuple(argv),
@@ -153,13 +157,12 @@ class Supervisor:
         path = self.records / f"{name}.json"
         try:
             raw = json.loads(path.read_text())
+            return ProcessRecord(**{**raw, "argv": tuple(raw["argv"])})
         except FileNotFoundError:
             return None
-        except ValueError:
+        except (ValueError, TypeError, KeyError):  # half a file, or another version's
             path.unlink(missing_ok=True)
             return None
-        raw["argv"] = tuple(raw["argv"])
-        return ProcessRecord(**raw)
 
     def running(self, name: str) -> ProcessRecord | None:
         """The record of that name if its process lives."""
@@ -296,8 +299,8 @@ def free_port(host: str = "127.0.0.1") -> int:
 
 
 @contextlib.contextmanager
-def file_lock(path: Path) -> Iterator[None]:
-    """Hold an exclusive lock on a file; a second holder is refused at once.
+def file_lock(path: Path, wait_s: float = 0.0) -> Iterator[None]:
+    """Hold an exclusive lock on a file; a second holder is refused, at once or after `wait_s`.
 
     Raises:
         BadInputError: somebody else holds it.
@@ -305,26 +308,28 @@ def file_lock(path: Path) -> Iterator[None]:
     import fcntl
 
     path.parent.mkdir(parents=True, exist_ok=True)
+    deadline = time.monotonic() + wait_s
     with path.open("a+") as file:
-        try:
-            fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
-        except OSError:
-            raise BadInputError(f"{path} is in use by another run; wait for it or end it") from None
+        while True:
+            try:
+                fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+                break
+            except OSError:
+                if time.monotonic() >= deadline:
+                    raise BadInputError(
+                        f"{path} is in use by another run; wait for it or end it"
+                    ) from None
+            time.sleep(POLL_S)
         yield
 
 
-def _created(pid: int) -> float:
+def _began(pid: int) -> str:
+    """The system's own start and the clock ticks from there to the process's; "" where none is."""
     try:
-        return float(psutil.Process(pid).create_time())
-    except psutil.NoSuchProcess:
-        return 0.0
-
-
-def _find(pid: int, created: float) -> psutil.Process | None:
-    try:
-        process = psutil.Process(pid)
-        if abs(process.create_time() - created) < 0.1 and process.status() != "zombie":
-            return process
-    except psutil.NoSuchProcess:
-        pass
-    return None
+        boot = Path("/proc/sys/kernel/random/boot_id").read_text().strip()
+        stat = Path(f"/proc/{pid}/stat").read_text()
+    except OSError:
+        return ""
+    # proc(5): field 3 is the state, field 22 the start; the name before them may hold anything.
+    fields = stat.rpartition(")")[2].split()
+    return "" if fields[0] in "ZX" else f"{boot} {fields[19]}"

@@ -13,7 +13,7 @@ from collections.abc import Callable
 from pathlib import Path
 
 from platecrypt.errors import BadInputError, PlatecryptError
-from platecrypt.processes import ProcessRecord, Supervisor, require_free_port
+from platecrypt.processes import ProcessRecord, Supervisor, file_lock, require_free_port
 from platecrypt.settings import LOOPBACK, Settings
 from platecrypt.storage.objects import ObjectStore
 
@@ -35,7 +35,15 @@ def ensure_store(settings: Settings) -> ObjectStore:
 
 
 def start_embedded(settings: Settings) -> ProcessRecord:
-    """Start the embedded store unless it runs already on the port that is set."""
+    """Start the embedded store unless it runs already on the port that is set.
+
+    Who comes second waits until the first has started it.
+    """
+    with file_lock(settings.home / "s3" / "lock", wait_s=settings.ready_timeout_s):
+        return _start(settings)
+
+
+def _start(settings: Settings) -> ProcessRecord:
     supervisor = Supervisor(settings.home)
     url = f"http://{LOOPBACK}:{settings.s3_port}"
     found = supervisor.running(NAME)

@@ -75,9 +75,7 @@ class ObjectStore:
         except FAILURES as error:
             self._fail(error, key)
 
-    def put_file(
-        self, key: str, path: Path, content_type: str = "application/octet-stream"
-    ) -> None:
+    def put_file(self, key: str, path: Path) -> None:
         """Store a file under `key` (in parts where it is large)."""
         try:
             self._client.fput_object(
@@ -96,6 +94,8 @@ class ObjectStore:
             MissingObjectError: there is no such object.
         """
         response = None
+        if length == 0:
+            return b""  # the client takes 0 for all of it
         try:
             response = self._client.get_object(
                 bucket_name=self.bucket, object_name=key, offset=start, length=length or 0

@@ -4,6 +4,7 @@ The other is moto's S3 server, unless TEST_S3_ENDPOINT, TEST_S3_ACCESS_KEY and T
 point at a real one.
 """
 
+import concurrent.futures
 import os
 import time
 import uuid
@@ -50,6 +51,7 @@ def test_what_is_put_comes_back(any_store: ObjectStore) -> None:
     any_store.put("a/b/ü c.bin", data)
     assert any_store.get("a/b/ü c.bin") == data
     assert any_store.get("a/b/ü c.bin", start=256, length=3) == b"\x00\x01\x02"
+    assert any_store.get("a/b/ü c.bin", start=256, length=0) == b""
     found = any_store.stat("a/b/ü c.bin")
     assert found is not None
     assert found.size == len(data)
@@ -127,6 +129,17 @@ def test_an_endpoint_that_does_not_answer_is_given_up_in_bounded_time() -> None:
     with pytest.raises(UnavailableError, match="does not answer"):
         ObjectStore(config).get("x")
     assert time.monotonic() - began < 10 * config.timeout_s
+
+
+def test_who_comes_second_uses_what_the_first_has_started(tmp_path: Path) -> None:
+    settings = load(home=tmp_path, s3_port=free_port())
+    with concurrent.futures.ThreadPoolExecutor(4) as pool:
+        found = list(pool.map(lambda _: start_embedded(settings), range(4)))
+    try:
+        assert len({record.pid for record in found}) == 1
+        ObjectStore(settings.store()).put("a", b"b")
+    finally:
+        Supervisor(tmp_path).stop(NAME)
 
 
 def test_a_taken_port_is_one_clear_line(settings: Settings, store: ObjectStore) -> None:

@@ -3,6 +3,7 @@
 import os
 import signal
 import sys
+import threading
 from pathlib import Path
 
 import psutil
@@ -112,6 +113,28 @@ def test_a_damaged_record_is_forgotten(tmp_path: Path) -> None:
     assert supervisor.list() == []
 
 
+def test_a_record_of_another_version_is_forgotten(tmp_path: Path) -> None:
+    supervisor = Supervisor(tmp_path)
+    supervisor.records.mkdir()
+    (supervisor.records / "s.json").write_text('{"name": "s", "pid": 1, "argv": []}')
+    assert supervisor.list() == []
+
+
+def test_a_clock_that_is_set_makes_nobody_a_stranger(tmp_path: Path) -> None:
+    """The system's idea of when a process was created moves with the clock."""
+    supervisor = Supervisor(tmp_path)
+    record = supervisor.start("s", SLEEPER)
+    try:
+        moved = type(record)(**{**vars(record), "created": record.created - 3600})
+        assert moved.state == "running"
+        boot = Path("/proc/sys/kernel/random/boot_id").read_text().strip()
+        assert record.began.startswith(boot)
+        another = type(record)(**{**vars(record), "began": record.began.replace(boot, "other")})
+        assert another.state == "crashed", "the same ticks after another start of the system"
+    finally:
+        supervisor.stop("s")
+
+
 def test_a_taken_port_names_the_setting() -> None:
     import socket
 
@@ -130,3 +153,15 @@ def test_a_lock_has_one_holder(tmp_path: Path) -> None:
             second.__enter__()
     with file_lock(path):
         assert path.exists()
+
+
+def test_a_lock_may_be_waited_for(tmp_path: Path) -> None:
+    path = tmp_path / "lock"
+    first = file_lock(path)
+    first.__enter__()
+    timer = threading.Timer(0.2, first.__exit__, (None, None, None))
+    timer.start()
+    with file_lock(path, wait_s=30):
+        assert timer.finished.is_set()
+    with file_lock(path), pytest.raises(BadInputError, match="in use"):
+        file_lock(path, wait_s=0.1).__enter__()
