@@ -7,7 +7,6 @@ import os
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 from datetime import datetime
-from functools import cached_property
 
 import numpy as np
 
@@ -54,12 +53,6 @@ class Protected:
     regions: tuple[Region, ...]
     envelopes: tuple[bytes, ...] = field(repr=False)
     record: bytes | None = field(repr=False)
-    _bgr: Pixels = field(repr=False)
-
-    @cached_property
-    def pixels(self) -> Pixels:
-        """(H, W, 3) uint8, RGB, upright: the covered picture before it was encoded."""
-        return swapped(self._bgr)
 
 
 def protect(
@@ -125,7 +118,7 @@ def protect(
     data = encode_bgr(made.pixels, chosen, quality=quality, sampling=sampling, lossless=keep)
     if made.record is not None and not sidecar:
         data = embed(data, [*made.envelopes, made.record])
-    return Protected(data, chosen, made.regions, made.envelopes, made.record, made.pixels)
+    return Protected(data, chosen, made.regions, made.envelopes, made.record)
 
 
 def cover_and_seal(

@@ -57,7 +57,7 @@ def _images(outcomes: Sequence[Outcome], request: oip.Request) -> list[oip.Tenso
     found, at = [], 0
     for item in request.inputs:
         count = item.shape[0] if len(item.shape) == 4 else 1
-        pixels = [outcome.protected.pixels for outcome in outcomes[at : at + count]]
+        pixels = [outcome.pixels for outcome in outcomes[at : at + count]]
         together = pixels[0] if count == 1 else np.stack(pixels)
         found.append(oip.tensor(item.name, together.reshape(item.shape)))
         at += count

@@ -21,6 +21,7 @@ if TYPE_CHECKING:
 
 CONNECT_S = 5.0
 LOOPBACK = {"127.0.0.1", "localhost", "::1"}
+DECODED = ("content-encoding", "content-length", "transfer-encoding")  # of the body as it came
 CLIENTS_FAULT = (400, 401, 406, 413, 415, 422)
 ImageFormat = Literal["jpeg", "png", "webp"]
 Options = Mapping[str, str | float]
@@ -41,13 +42,35 @@ class SealedPlate:
 
 
 @dataclass(frozen=True)
+class Detection:
+    """What the detector saw, in the clear.
+
+    Attributes:
+        box: x1, y1, x2, y2 in pixels of the image, without margin.
+        score: 0..1.
+    """
+
+    box: tuple[float, float, float, float]
+    score: float
+
+
+@dataclass(frozen=True)
 class Prediction:
-    """The JSON answer for one image."""
+    """The JSON answer for one image.
+
+    Attributes:
+        image: the protected file; empty where the option `image` is "none".
+        content_type: its media type, or "".
+        plates: those that were sealed; none are told where the option `detections` is "none".
+        request_id: the name of this call in the server's log.
+        detections: told only where the option `detections` is "plain".
+    """
 
     image: bytes
     content_type: str
     plates: tuple[SealedPlate, ...]
     request_id: str
+    detections: tuple[Detection, ...] = ()
 
 
 @dataclass(frozen=True)
@@ -57,13 +80,13 @@ class ProtectedFile:
     Attributes:
         data: the file.
         content_type: its media type.
-        plates: how many plates were sealed.
+        plates: how many plates were sealed; None where the option `detections` is "none".
         request_id: the name of this call in the server's log.
     """
 
     data: bytes
     content_type: str
-    plates: int
+    plates: int | None
     request_id: str
 
 
@@ -88,8 +111,12 @@ class _Caller:
         token: str | None = None,
         retries: int = RETRIES,
     ) -> None:
-        parts = urlsplit(url)
-        if parts.scheme not in ("http", "https") or not parts.hostname:
+        try:
+            parts = urlsplit(url)
+            known = parts.scheme in ("http", "https") and parts.hostname and parts.port != 0
+        except ValueError:  # half an address, or a port that is no number
+            known = False
+        if not known:
             raise BadInputError(f"{url!r} is no endpoint; it looks like http://host:8080/v1/...")
         self.url = url
         self._timeout_s = timeout_s
@@ -125,25 +152,30 @@ class _Caller:
             raise BadInputError(f"{self.url} refused the image: {sentence}")
         raise UnavailableError(f"{self.url} answered {response.status_code}: {sentence}")
 
-    def _file(self, response: "httpx.Response") -> ProtectedFile:
+    def _file(self, response: "httpx.Response", options: Options | None) -> ProtectedFile:
+        told = asked(options, "detections") != "none"
         try:
             return ProtectedFile(
                 data=response.content,
                 content_type=response.headers["content-type"],
-                plates=int(response.headers["x-platecrypt-plates"]),
+                plates=int(response.headers["x-platecrypt-plates"]) if told else None,
                 request_id=response.headers["x-request-id"],
             )
         except (KeyError, ValueError):
             raise self._stranger() from None
 
-    def _prediction(self, response: "httpx.Response") -> Prediction:
+    def _prediction(self, response: "httpx.Response", options: Options | None) -> Prediction:
+        detections, image = asked(options, "detections"), asked(options, "image") != "none"
         try:
             (found,) = response.json()["predictions"]
+            sealed = [] if detections == "none" else found["plates"]
+            plain = found["detections"] if detections == "plain" else []
             return Prediction(
-                image=base64.b64decode(found["image"]["b64"]),
-                content_type=found["content_type"],
-                plates=tuple(_plate(plate) for plate in found["plates"]),
+                image=base64.b64decode(found["image"]["b64"]) if image else b"",
+                content_type=found["content_type"] if image else "",
+                plates=tuple(_plate(plate) for plate in sealed),
                 request_id=found["request_id"],
+                detections=tuple(_detection(*one["box"], one["score"]) for one in plain),
             )
         except (KeyError, ValueError, TypeError, binascii.Error):
             raise self._stranger() from None
@@ -184,7 +216,7 @@ class Client(_Caller):
             BadInputError: the endpoint refused the image; the message is its own.
             UnavailableError: it does not answer in time, or failed.
         """
-        return self._file(self._post(image, f"image/{image_format or '*'}", options))
+        return self._file(self._post(image, f"image/{image_format or '*'}", options), options)
 
     def predict(self, image: bytes, *, options: Options | None = None) -> Prediction:
         """Send an image, get the protected image and the envelopes as JSON.
@@ -193,7 +225,7 @@ class Client(_Caller):
             BadInputError: the endpoint refused the image; the message is its own.
             UnavailableError: it does not answer in time, or failed.
         """
-        return self._prediction(self._post(image, "application/json", options))
+        return self._prediction(self._post(image, "application/json", options), options)
 
     def _post(self, image: bytes, accept: str, options: Options | None) -> "httpx.Response":
         import httpx
@@ -201,7 +233,9 @@ class Client(_Caller):
         attempts, request = self._attempts(), self._request(image, accept, options)
         while True:
             try:
-                response = self._http.post(self.url, timeout=self._timeout(attempts), **request)
+                timeout = self._timeout(attempts)
+                with self._http.stream("POST", self.url, timeout=timeout, **request) as answer:
+                    response = _whole(answer, attempts)
             except httpx.HTTPError as error:
                 raise self._silent(error) from None
             pause = attempts.pause(response.status_code, response.headers.get("retry-after", ""))
@@ -237,11 +271,13 @@ class AsyncClient(_Caller):
         options: Options | None = None,
     ) -> ProtectedFile:
         """Send an image, get the protected file back; errors as `Client.protect`."""
-        return self._file(await self._post(image, f"image/{image_format or '*'}", options))
+        answer = await self._post(image, f"image/{image_format or '*'}", options)
+        return self._file(answer, options)
 
     async def predict(self, image: bytes, *, options: Options | None = None) -> Prediction:
         """Send an image, get image and envelopes as JSON; errors as `Client.predict`."""
-        return self._prediction(await self._post(image, "application/json", options))
+        answer = await self._post(image, "application/json", options)
+        return self._prediction(answer, options)
 
     async def _post(self, image: bytes, accept: str, options: Options | None) -> "httpx.Response":
         import httpx
@@ -249,15 +285,39 @@ class AsyncClient(_Caller):
         attempts, request = self._attempts(), self._request(image, accept, options)
         while True:
             try:
-                response = await self._http.post(
-                    self.url, timeout=self._timeout(attempts), **request
-                )
-            except httpx.HTTPError as error:
+                async with asyncio.timeout(attempts.remaining()):
+                    response = await self._http.post(
+                        self.url, timeout=self._timeout(attempts), **request
+                    )
+            except (httpx.HTTPError, TimeoutError) as error:
                 raise self._silent(error) from None
             pause = attempts.pause(response.status_code, response.headers.get("retry-after", ""))
             if pause is None:
                 return self._checked(response)
             await asyncio.sleep(pause)
+
+
+def asked(options: Options | None, name: str) -> str:
+    """What a call asks for under that name; "" where it leaves it to the endpoint."""
+    return str((options or {}).get(name, ""))
+
+
+def _whole(answer: "httpx.Response", attempts: Attempts) -> "httpx.Response":
+    """An answer with its body, within the deadline: httpx has one for each read alone."""
+    import httpx
+
+    body = bytearray()
+    for chunk in answer.iter_bytes():
+        body += chunk
+        if attempts.over:
+            raise httpx.ReadTimeout("the answer did not end in time")
+    headers = {k: v for k, v in answer.headers.items() if k not in DECODED}
+    return httpx.Response(answer.status_code, headers=headers, content=bytes(body))
+
+
+def _detection(*values: Any) -> Detection:
+    x1, y1, x2, y2, score = map(float, values)
+    return Detection((x1, y1, x2, y2), score)
 
 
 def _plate(raw: Any) -> SealedPlate:

@@ -1,8 +1,9 @@
 """uvicorn's HTTP connection, closed where a client takes too long to say what it wants.
 
 uvicorn has a timeout between requests and none within the headers, so a client that sends one
-byte a minute would hold its connection for ever. And when it ends it closes a connection on which
-it has read nothing yet, though a request may be in its buffer: those get a moment more.
+byte a minute would hold its connection for ever; and it keeps headers of any size. And when it ends
+it closes a connection on which it has read nothing yet, though a request may be in its buffer:
+those get a moment more.
 """
 
 import asyncio
@@ -12,6 +13,7 @@ from uvicorn.protocols.http.httptools_impl import HttpToolsProtocol
 
 LINGER_S = 0.5
 GATHERED = 2**20  # bytes of a body that are handed on together
+MAX_HEAD = 64 * 1024  # bytes of a head that has not ended yet
 
 
 class Connection(HttpToolsProtocol):
@@ -19,6 +21,7 @@ class Connection(HttpToolsProtocol):
 
     headers_s = 10.0
     _patience: asyncio.TimerHandle | None = None
+    _head = 0
 
     def connection_made(self, transport: Any) -> None:
         """Begin to wait for the first request."""
@@ -30,6 +33,15 @@ class Connection(HttpToolsProtocol):
         super().on_message_begin()
         if self._patience is None:
             self._wait()
+
+    def data_received(self, data: bytes) -> None:
+        """Read on; refuse a head that has no end."""
+        within = self._patience is not None
+        super().data_received(data)
+        if within and self._patience is not None and not self.transport.is_closing():
+            self._head += len(data)  # all of it belongs to the head
+            if self._head > MAX_HEAD:
+                self.send_400_response("The head of the request is too large.")
 
     def on_body(self, body: bytes) -> None:
         """Take what came; the door counts it, so there is no need to stop and go on reading."""
@@ -66,6 +78,7 @@ class Connection(HttpToolsProtocol):
         self._patience = self.loop.call_later(self.headers_s, self.transport.close)
 
     def _stop_waiting(self) -> None:
+        self._head = 0
         if self._patience is not None:
             self._patience.cancel()
             self._patience = None

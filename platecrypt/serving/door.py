@@ -177,7 +177,8 @@ class _Visit:
             headers = [pair for pair in headers if pair[0] != REQUEST_ID.encode()]
             headers += [(REQUEST_ID.encode(), self.id.encode()), *ALWAYS]
             # Else the server goes on reading what nobody wants, or keeps who should go elsewhere.
-            unread = self._scope["method"] == "POST" and not self._whole
+            announced = self._lengths not in ([], [b"0"]) or "transfer-encoding" in self._given
+            unread = (announced or self._scope["method"] == "POST") and not self._whole
             if unread or self._door.drain.began:
                 headers.append((b"connection", b"close"))
             message["headers"] = headers

@@ -16,7 +16,7 @@ from kserve.protocol.grpc.grpc_predict_v2_pb2_grpc import GRPCInferenceServiceSt
 
 from platecrypt.errors import BadInputError, UnavailableError
 from platecrypt.serving import oip
-from platecrypt.serving.client import Options, Prediction, SealedPlate
+from platecrypt.serving.client import Detection, Options, Prediction, SealedPlate, asked
 from platecrypt.serving.refusals import HttpError
 from platecrypt.serving.retries import DEADLINE_S, RETRIES, Attempts
 
@@ -80,22 +80,33 @@ class _GrpcCaller:
             return BadInputError(f"{self.target} refused the image: {error.details()}")
         return UnavailableError(f"{self.target} answered {error.code().name}: {error.details()}")
 
-    def _prediction(self, answer: ModelInferResponse, request_id: str) -> Prediction:
+    def _prediction(
+        self, answer: ModelInferResponse, request_id: str, options: Options | None
+    ) -> Prediction:
+        detections, image = asked(options, "detections"), asked(options, "image") != "none"
         try:
             raw = {
                 output.name: content
                 for output, content in zip(answer.outputs, answer.raw_output_contents, strict=True)
             }
-            (image,) = oip.elements_of(raw["image"])
-            envelopes = oip.elements_of(raw["envelopes"])
-            boxes = struct.iter_unpack("<4i", raw["boxes"])
-            plates = tuple(SealedPlate(*pair) for pair in zip(boxes, envelopes, strict=True))
-            kind = next(v for k, v in SIGNATURES.items() if image.startswith(k))
+            data, kind = b"", ""
+            if image:
+                (data,) = oip.elements_of(raw["image"])
+                kind = next(v for k, v in SIGNATURES.items() if data.startswith(k))
+            plates: tuple[SealedPlate, ...] = ()
+            if detections != "none":
+                envelopes = oip.elements_of(raw["envelopes"])
+                boxes = struct.iter_unpack("<4i", raw["boxes"])
+                plates = tuple(SealedPlate(*pair) for pair in zip(boxes, envelopes, strict=True))
+            plain: tuple[Detection, ...] = ()
+            if detections == "plain":
+                rows = struct.iter_unpack("<5f", raw["detections"])
+                plain = tuple(Detection(row[:4], row[4]) for row in rows)
         except (KeyError, ValueError, struct.error, HttpError, StopIteration):
             raise UnavailableError(
                 f"{self.target} gave an answer that is none of platecrypt's"
             ) from None
-        return Prediction(image, kind, plates, request_id)
+        return Prediction(data, kind, plates, request_id, plain)
 
 
 class GrpcClient(_GrpcCaller):
@@ -126,7 +137,7 @@ class GrpcClient(_GrpcCaller):
                 answer = self._stub.ModelInfer(
                     request, timeout=attempts.remaining(), metadata=metadata
                 )
-                return self._prediction(answer, request_id)
+                return self._prediction(answer, request_id, options)
             except grpc.RpcError as error:
                 pause = attempts.pause(REPEATED.get(error.code(), 0))
                 if pause is None:
@@ -157,7 +168,7 @@ class AsyncGrpcClient(_GrpcCaller):
                 answer = await self._stub.ModelInfer(
                     request, timeout=attempts.remaining(), metadata=metadata
                 )
-                return self._prediction(answer, request_id)
+                return self._prediction(answer, request_id, options)
             except grpc.RpcError as error:
                 pause = attempts.pause(REPEATED.get(error.code(), 0))
                 if pause is None:

@@ -83,11 +83,11 @@ class Reply:
     parameters: Mapping[str, int | str] = field(default_factory=dict)
 
 
-def tensor(name: str, values: Any, datatype: str | None = None) -> Tensor:
+def tensor(name: str, values: Any) -> Tensor:
     """A tensor from an array of UINT8, INT32 or FP32, or from elements of BYTES."""
     if isinstance(values, np.ndarray):
-        kind = datatype or next(k for k, v in TYPES.items() if v == values.dtype)
-        array = np.ascontiguousarray(values, TYPES[kind])
+        kind = next(k for k, v in TYPES.items() if v == values.dtype)
+        array = np.ascontiguousarray(values)
         return Tensor(name, kind, array.shape, array)
     elements = tuple(values)
     return Tensor(name, "BYTES", (len(elements),), elements)

@@ -63,6 +63,13 @@ class Outcome:
             raise TypeError("no file was wanted, so none was made")
         return self.protected
 
+    @property
+    def pixels(self) -> NDArray[np.uint8]:
+        """The covered pixels of who sent pixels."""
+        if not isinstance(self.protected, imaging.Covered):
+            raise TypeError("a file was made, and its pixels were not kept")
+        return self.protected.pixels
+
 
 @dataclass(frozen=True)
 class Limits:

@@ -87,11 +87,12 @@ class RemoteDetector:
             HttpError: 503 when no predictor answers in time, 502 when its answer is no answer.
         """
         height, width = pixels.shape[:2]
-        letterbox = Letterbox(width, height, self._size) if self._size else None
+        known = self._size  # others ask beside us, and may learn another
+        letterbox = Letterbox(width, height, known) if known else None
         if letterbox and letterbox.inner[0] * letterbox.inner[1] < width * height:
             answer = self._ask(letterbox.fit(pixels), confidence, headers)
-            self._size = _size_of(answer)
-            if self._size == letterbox.size:
+            self._size = size = _size_of(answer)
+            if size == letterbox.size:
                 found = read_answer(answer, *letterbox.inner)
                 boxes = letterbox.from_fitted(found.boxes)
                 return Detections(boxes, found.scores), answer.model_version

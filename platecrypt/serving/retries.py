@@ -27,6 +27,11 @@ class Attempts:
         """Seconds that the call has left; never quite zero, so that a timeout stays one."""
         return max(self._end - time.monotonic(), 0.001)
 
+    @property
+    def over(self) -> bool:
+        """Whether the deadline has passed."""
+        return time.monotonic() >= self._end
+
     def pause(self, status: int, retry_after: str = "") -> float | None:
         """Seconds to wait before asking again, or None: the answer stands.
 

@@ -42,6 +42,7 @@ from platecrypt.errors import BadInputError, PlatecryptError
 from platecrypt.serving import oip
 from platecrypt.serving.connections import connection_class
 from platecrypt.serving.door import (
+    MAX_HELD,
     REQUEST_ID,
     Door,
     Drain,
@@ -62,6 +63,7 @@ KEEP_ALIVE_S = 65  # longer than the idle timeout of common proxies
 MAX_BYTES = 32 * 2**20
 MAX_PIXELS = 40_000_000
 GRPC_OVERHEAD = 64 * 1024
+MAX_RPCS = 128  # beside each other; more than are let in to work or wait
 UNPROCESSABLE = (400, "the request has not the form of the protocol")
 STATUS_CODES = {
     400: grpc.StatusCode.INVALID_ARGUMENT,
@@ -143,6 +145,7 @@ class _Servicer(InferenceServicer):  # type: ignore[misc]
         super().__init__(plane, repository)
         self._plane = plane
         self._check = check
+        self._held = 0
 
     async def infer(self, data: bytes, context: Any) -> bytes:
         """One inference, serialised; errors carry the sentence of the HTTP answer."""
@@ -151,7 +154,10 @@ class _Servicer(InferenceServicer):  # type: ignore[misc]
         request_id = request_id_of(given.get(REQUEST_ID, ""))
         trace = trace_of(given)
         status, began = 500, time.perf_counter()
+        self._held += len(data)
         try:
+            if self._held > max(MAX_HELD, len(data)):
+                raise HttpError(429, "too much is on its way in; try again")
             if self._check is not None:
                 self._check(given.get("authorization", ""))
             message = oip.open_grpc(data)
@@ -167,6 +173,7 @@ class _Servicer(InferenceServicer):  # type: ignore[misc]
             status = 404
             raise GrpcException(error.reason, grpc.StatusCode.NOT_FOUND) from None
         finally:
+            self._held -= len(data)
             names = {"request_id": request_id, "trace_id": trace.trace_id}
             log_request(
                 "v2-grpc",
@@ -384,6 +391,7 @@ async def _grpc_server(servicer: _Servicer, args: argparse.Namespace) -> Any:
     server = grpc.aio.server(
         interceptors=(ExceptionToStatusInterceptor(),),
         options=grpc_options(args.max_pixels, args.max_bytes),
+        maximum_concurrent_rpcs=MAX_RPCS,
     )
     grpc_predict_v2_pb2_grpc.add_GRPCInferenceServiceServicer_to_server(servicer, server)
     # In place of KServe's own: inference gets and gives serialised messages.

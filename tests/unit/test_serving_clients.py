@@ -2,6 +2,7 @@
 
 import asyncio
 import base64
+import contextlib
 import http.server
 import json
 import threading
@@ -196,3 +197,41 @@ def test_grpc_asks_again_in_the_same_cases(busy: tuple[Busy, str], ask: Any) -> 
     with pytest.raises(UnavailableError, match="INTERNAL"):
         ask(target)
     assert servant.codes == []
+
+
+@pytest.mark.parametrize("url", ["http://h:abc/", "http://[::1", "http://h:99999/", "h:8080", ""])
+@pytest.mark.parametrize("kind", [Client, AsyncClient])
+def test_what_is_no_address_is_one_line(url: str, kind: type) -> None:
+    with pytest.raises(BadInputError, match="is no endpoint"):
+        kind(url)
+
+
+@BOTH
+def test_an_answer_that_drips_ends_with_the_deadline(ask: Any) -> None:
+    """Each byte comes in time, and all of them never."""
+    over = threading.Event()
+
+    class Drips(http.server.BaseHTTPRequestHandler):
+        def do_POST(self) -> None:
+            self.rfile.read(int(self.headers["content-length"]))
+            self.send_response(200)
+            self.send_header("content-length", "100000")
+            self.end_headers()
+            with contextlib.suppress(OSError):
+                while not over.wait(0.05):
+                    self.wfile.write(b" ")
+
+        def log_message(self, *_: Any) -> None:
+            pass
+
+    server = http.server.ThreadingHTTPServer(("127.0.0.1", 0), Drips)
+    threading.Thread(target=server.serve_forever, daemon=True).start()
+    began = time.monotonic()
+    try:
+        with pytest.raises(UnavailableError, match="does not answer"):
+            ask(f"http://127.0.0.1:{server.server_port}/", timeout_s=0.6)
+    finally:
+        over.set()
+        server.shutdown()
+        server.server_close()
+    assert time.monotonic() - began < 10

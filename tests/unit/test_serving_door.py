@@ -3,19 +3,25 @@
 import asyncio
 import json
 import logging
+from types import SimpleNamespace
 from typing import Any
 
+import grpc
 import pytest
+from grpc_interceptor.exceptions import GrpcException
+from kserve.protocol.grpc.grpc_predict_v2_pb2 import ModelInferRequest
 
 from platecrypt.errors import BadInputError
-from platecrypt.serving import metrics
+from platecrypt.serving import metrics, server
 from platecrypt.serving.admission import Admission
 from platecrypt.serving.door import Door, JsonLines
 from platecrypt.serving.refusals import HttpError
 from platecrypt.serving.tokens import Tokens
 
 
-def visit(app: Any, *, body: list[bytes], limit: int = 100, **headers: str) -> dict[str, Any]:
+def visit(
+    app: Any, *, body: list[bytes], limit: int = 100, method: str = "POST", **headers: str
+) -> dict[str, Any]:
     """One request through the door: status, headers and body of the answer."""
     pending = [
         {"type": "http.request", "body": part, "more_body": i + 1 < len(body)}
@@ -30,7 +36,7 @@ def visit(app: Any, *, body: list[bytes], limit: int = 100, **headers: str) -> d
         sent.append(message)
 
     raw = [(k.replace("_", "-").encode(), v.encode("latin-1")) for k, v in headers.items()]
-    scope = {"type": "http", "method": "POST", "path": "/p", "headers": raw}
+    scope = {"type": "http", "method": method, "path": "/p", "headers": raw}
     asyncio.run(Door(app, max_body=limit)(scope, receive, send))
     start = sent[0]
     return {
@@ -70,6 +76,25 @@ def test_a_body_that_grows_too_large_is_cut_off() -> None:
     answer = visit(echo, body=[b"x" * 60] * 10)
     assert answer["status"] == 413
     assert answer["unread"] == 8
+
+
+async def deaf(scope: Any, receive: Any, send: Any) -> None:
+    """Answers without a look at the body, as health does."""
+    await send({"type": "http.response.start", "status": 200, "headers": []})
+    await send({"type": "http.response.body", "body": b""})
+
+
+@pytest.mark.parametrize("announced", [{"content_length": "2"}, {"transfer_encoding": "chunked"}])
+@pytest.mark.parametrize("method", ["GET", "POST", "PUT"])
+def test_a_body_that_nobody_reads_ends_the_connection(
+    method: str, announced: dict[str, str]
+) -> None:
+    answer = visit(deaf, body=[b"xx"], method=method, **announced)
+    assert answer["headers"]["connection"] == "close"
+    if method == "GET":
+        assert "connection" not in visit(deaf, body=[], method=method)["headers"]
+        empty = visit(deaf, body=[], method=method, content_length="0")
+        assert "connection" not in empty["headers"]
 
 
 def test_a_harmless_request_id_is_kept_and_any_other_replaced() -> None:
@@ -241,3 +266,23 @@ def test_requests_are_counted_by_wire_and_status() -> None:
     scope = {**post(), "path": "/v1/models/plates:predict"}
     assert status_of(scope, [b"x" * 101]) == 413
     assert count() == before + 1
+
+
+def test_grpc_holds_no_more_than_it_may(monkeypatch: pytest.MonkeyPatch) -> None:
+    """As the door: whoever would take more memory is told to come again, before it is read."""
+    seen = []
+
+    async def inner(self: Any, *call: Any) -> bytes:
+        seen.append(self._held)
+        return b"answer"
+
+    monkeypatch.setattr(server._Servicer, "_infer", inner)
+    servicer = server._Servicer(None, None, None)  # type: ignore[arg-type]
+    context = SimpleNamespace(invocation_metadata=lambda: [])
+    assert asyncio.run(servicer.infer(b"", context)) == b"answer"
+    servicer._held = server.MAX_HELD
+    message = ModelInferRequest(model_name="plates").SerializeToString()
+    with pytest.raises(GrpcException) as refused:
+        asyncio.run(servicer.infer(message, context))
+    assert refused.value.status_code == grpc.StatusCode.RESOURCE_EXHAUSTED
+    assert (seen, servicer._held) == ([0], server.MAX_HELD)

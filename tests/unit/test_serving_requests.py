@@ -226,3 +226,10 @@ def test_the_client_says_which_endpoint_does_not_answer() -> None:
     url = "http://127.0.0.1:1/v1/models/plates:predict"
     with Client(url) as client, pytest.raises(UnavailableError, match=url):
         client.predict(b"x")
+
+
+def test_a_body_of_a_million_parts_is_refused_before_they_are_made() -> None:
+    many = b'{"instances": [' + b"{}," * 1_000_000 + b"{}]}"
+    with pytest.raises(HttpError, match="more parts than 16 images need") as refused:
+        v1_job(V1Body(many, "application/json"), Wanted(file=False), max_bytes=2**25)
+    assert refused.value.status == 400
