@@ -18,7 +18,7 @@ from platecrypt import __version__
 from platecrypt.commands import audit, keys, manifests, pictures, serve, tune
 from platecrypt.commands.shared import (
     AsJson,
-    load_keyring,
+    ensure_keys,
     load_settings,
     print_result,
     read_input,
@@ -80,16 +80,11 @@ def run_pipeline(
 ) -> None:
     """Run the training pipeline on this machine; leaves the endpoint running."""
     from pipelines.local import run_training
-    from platecrypt.cipher import Keyring
     from platecrypt.storage.embedded import ensure_store
 
     settings = load_settings()
     parameters = _parameters(set_ or [], dataset=dataset)
-    if not settings.keyring_path.exists():
-        settings.keyring_path.parent.mkdir(parents=True, exist_ok=True, mode=0o700)
-        Keyring.create(settings.keyring_path)
-        say(f"made a master key: {settings.keyring_path} (keep it: without it no plate comes back)")
-    load_keyring(settings.keyring_path)
+    ensure_keys(settings.keyring_path)
     store = ensure_store(settings)
     report = run_training(settings, store, parameters)
     url = f"http://{settings.host}:{settings.port}/v1/models/{settings.model_name}:predict"
@@ -157,9 +152,9 @@ app.command()(manifests.check_manifests)
 @app.command()
 def predict(
     url: Annotated[str, typer.Argument(help="http://host:port/v1/models/plates:predict")],
-    files: Annotated[list[Path], typer.Argument(help="Pictures to protect.")],
+    files: Annotated[list[Path], typer.Argument(help="Pictures or folders.")],
     output: Annotated[
-        Path, typer.Option("--output", "-o", help="Folder for the protected pictures.")
+        Path, typer.Option("--output", "-o", help="Folder, or file for one picture.")
     ] = Path("protected"),
     token_file: Annotated[
         Path | None,
@@ -168,22 +163,23 @@ def predict(
     as_json: AsJson = False,
 ) -> None:
     """Send pictures to an endpoint and keep the protected ones."""
+    from platecrypt.imaging.bulk import jobs_for
     from platecrypt.imaging.files import write_whole
+    from platecrypt.progress import progress
     from platecrypt.serving.client import Client
     from platecrypt.settings import read_token
 
     token = read_token(token_file) if token_file else load_settings().endpoint_token
-
-    output.mkdir(parents=True, exist_ok=True)
+    jobs = jobs_for(files, output, (".jpg", ".jpeg", ".png", ".webp"))
     rows = []
-    with Client(url, token=token) as client:
-        for file in files:
-            target = output / file.name
-            if target.exists() and target.samefile(file):
-                raise BadInputError(f"{file} would be overwritten; give another folder with -o")
-            answer = client.protect(read_input(str(file)))
-            write_whole(target, answer.data)
-            rows.append({"input": str(file), "output": str(target), "plates": answer.plates})
+    with Client(url, token=token) as client, progress("protecting") as bar:
+        for job in jobs:
+            answer = client.protect(read_input(str(job.source)))
+            job.target.parent.mkdir(parents=True, exist_ok=True)
+            write_whole(job.target, answer.data)
+            found = {"input": str(job.source), "output": str(job.target), "plates": answer.plates}
+            rows.append(found)
+            bar(len(rows), len(jobs))
     lines = [f"{row['output']}: {row['plates']} plates" for row in rows]
     print_result(as_json, rows, "\n".join(lines))
 
@@ -219,6 +215,7 @@ def compile_pipeline(
     output: Annotated[Path | None, typer.Option("--output", "-o", help="File to write.")] = None,
     registry: Annotated[str | None, typer.Option(help="Registry of the step images.")] = None,
     tag: Annotated[str, typer.Option(help="Tag of the step images.")] = __version__,
+    gpu: Annotated[bool, typer.Option(help="Train on a GPU node.")] = True,
     check: Annotated[bool, typer.Option("--check", help="Only say whether it is stale.")] = False,
 ) -> None:
     """Compile the training pipeline to the YAML that Kubeflow Pipelines takes."""
@@ -226,7 +223,7 @@ def compile_pipeline(
     from pipelines.objects import OBJECTS, pipeline_objects
     from pipelines.training import DEFAULT_IMAGES, images
 
-    text = compile_training(images(registry, tag) if registry else DEFAULT_IMAGES)
+    text = compile_training(images(registry, tag) if registry else DEFAULT_IMAGES, gpu=gpu)
     files = {output or COMPILED: text}
     if output is None:  # the same as objects of Kubernetes, for the overlays
         files[OBJECTS] = pipeline_objects(text)
@@ -263,6 +260,7 @@ def submit(
     name: Annotated[str, typer.Option(help="Name of the pipeline.")] = "safelicensing-training",
     version: Annotated[str, typer.Option(help="Version to run; default: upload a new one.")] = "",
     experiment: Annotated[str, typer.Option(help="Experiment of the run.")] = "plates",
+    namespace: Annotated[str | None, typer.Option(help="Namespace of the run.")] = None,
     set_: Annotated[
         list[str] | None, typer.Option("--set", help="NAME=VALUE of a pipeline parameter.")
     ] = None,
@@ -271,7 +269,7 @@ def submit(
     """Start a run of the pipeline on Kubeflow Pipelines."""
     from pipelines import cluster
 
-    settings = load_settings(kfp_host=host)
+    settings = load_settings(kfp_host=host, kfp_namespace=namespace)
     parameters = _parameters(set_ or [])
     made = cluster.find_or_upload(settings, cluster.COMPILED, name, version)
     run_id = cluster.submit(settings, made, parameters, experiment)
@@ -336,17 +334,14 @@ def stop() -> None:
 @app.command()
 def config(as_json: AsJson = False) -> None:
     """Print the settings in force, and where each comes from."""
-    from platecrypt.settings import sources
+    from platecrypt.settings import sources, without_secrets
 
     settings = load_settings()
     whence = sources()
     rows = {}
     for name, value in settings:
-        secret = name == "s3_secret_key" and value is not None
-        rows[name] = {
-            "value": "***" if secret else None if value is None else str(value),
-            "from": whence.get(name, "default"),
-        }
+        shown = None if value is None else without_secrets(name, str(value))
+        rows[name] = {"value": shown, "from": whence.get(name, "default")}
     lines = [f"{name:<20} {row['value'] or '-':<32} {row['from']}" for name, row in rows.items()]
     print_result(as_json, rows, "\n".join(lines))
 

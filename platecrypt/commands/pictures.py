@@ -134,7 +134,7 @@ def _jobs(sources: list[Path], output: Path, given: "BoxFile | None") -> "list[J
     from platecrypt.imaging.bulk import jobs_for
     from platecrypt.imaging.recover import FORMATS
 
-    jobs = jobs_for(sources, output, (*FORMATS, *videos.SUFFIXES))
+    jobs = jobs_for(sources, output, (*FORMATS, *videos.SUFFIXES), videos.WRITTEN_AS)
     if given is None:
         return jobs
     held = {name: name for job in jobs for name in _names(job, output)}
@@ -147,8 +147,9 @@ def _jobs(sources: list[Path], output: Path, given: "BoxFile | None") -> "list[J
 def _names(job: "Job", output: Path) -> tuple[str, ...]:
     """How a box file may name a picture: by its path below the folder, or by its name."""
     inside = job.target.is_relative_to(output) and job.target != output
-    below = job.target.relative_to(output).as_posix() if inside else job.source.name
-    return (below, job.source.name)
+    name = job.source.name  # the target's may end otherwise
+    below = job.target.relative_to(output).with_name(name).as_posix() if inside else name
+    return (below, name)
 
 
 def _named(job: "Job", output: Path, given: "BoxFile") -> str:

@@ -14,7 +14,9 @@ if TYPE_CHECKING:
     from platecrypt.imaging.bulk import Job, Options, Outcome
 
 SUFFIXES = (".mp4", ".m4v", ".mov", ".mkv", ".webm", ".avi")
-"""What is taken for a video, small letters. AVI keeps no frame times: it is written as Matroska."""
+"""What is taken for a video, small letters."""
+WRITTEN_AS = {".avi": ".mkv"}
+"""AVI keeps no frame times: it is written as Matroska."""
 
 
 def is_video(path: Path) -> bool:
@@ -33,20 +35,20 @@ def protect_one(job: "Job", options: "Options", every: int) -> "Outcome":
     from platecrypt.errors import PlatecryptError
     from platecrypt.imaging.bulk import Outcome
 
-    target = job.target.with_suffix(".mkv") if job.target.suffix.lower() == ".avi" else job.target
     try:
-        return _protect(job, target, options, every)
+        return _protect(job, options, every)
     except PlatecryptError as error:
-        line = " ".join(str(error).split())
-        code = error.exit_code
-        return Outcome(job.source, target, "failed", error=line, exit_code=code)
+        line, code = " ".join(str(error).split()), error.exit_code
+    except OSError as error:
+        line, code = f"{error.filename or job.source}: {error.strerror}", 1
+    return Outcome(job.source, job.target, "failed", error=line, exit_code=code)
 
 
-def _protect(job: "Job", target: Path, options: "Options", every: int) -> "Outcome":
+def _protect(job: "Job", options: "Options", every: int) -> "Outcome":
     from platecrypt.imaging.bulk import Outcome
     from platecrypt.progress import progress
 
-    video = _video()
+    video, target = _video(), job.target
     if not options.force and _is_done(job.source, target):
         return Outcome(job.source, target, "skipped")
     detect, name, version = _detector(options, job.boxes)

@@ -3,12 +3,13 @@
 import hashlib
 import multiprocessing
 import uuid
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from concurrent.futures import FIRST_COMPLETED, Future, ProcessPoolExecutor, wait
 from concurrent.futures.process import BrokenProcessPool
 from dataclasses import dataclass, replace
 from datetime import UTC, datetime
 from pathlib import Path
+from types import MappingProxyType
 from typing import ClassVar, Literal
 
 from platecrypt.cipher import Keyring, KeyringError, warm_up
@@ -197,12 +198,21 @@ def is_done(data: bytes, target: Path) -> bool:
 
 
 def jobs_for(
-    sources: Sequence[Path], output: Path, suffixes: Sequence[str] = tuple(FORMATS)
+    sources: Sequence[Path],
+    output: Path,
+    suffixes: Sequence[str] = tuple(FORMATS),
+    written_as: Mapping[str, str] = MappingProxyType({}),
 ) -> list[Job]:
-    """What to do for files and folders: those that end in one of `suffixes`, small letters.
+    """What to do for files and folders.
 
     A folder is walked, and its tree appears under `output`; files lie in `output` side by side. One
     file goes to `output` itself where that ends like a picture.
+
+    Args:
+        sources: files and folders.
+        output: where to.
+        suffixes: how files of a folder end that are meant, small letters.
+        written_as: how a target ends instead, for suffixes (small letters) that cannot be written.
 
     Raises:
         BadInputError: a source is missing, a folder holds no picture, two sources have one target,
@@ -223,8 +233,14 @@ def jobs_for(
             jobs.append(Job(source, output if whole else output / source.name))
         else:
             raise BadInputError(f"{source} does not exist")
+    jobs = [replace(job, target=_written(job.target, written_as)) for job in jobs]
     _check_targets(jobs)
     return jobs
+
+
+def _written(target: Path, written_as: Mapping[str, str]) -> Path:
+    suffix = written_as.get(target.suffix.lower())
+    return target if suffix is None else target.with_suffix(suffix)
 
 
 def _is_meant(path: Path, output: Path, suffixes: Sequence[str]) -> bool:

@@ -373,3 +373,50 @@ def test_what_jobs_there_are(desk: Path) -> None:
         "in/out/one.jpg",
         "in/out/two.jpg",
     ]
+
+
+def test_two_videos_that_would_become_one_are_refused(desk: Path) -> None:
+    """AVI is written as Matroska, beside which a Matroska of that name must not be."""
+    for name in ("a.avi", "a.mkv"):
+        (desk / name).write_bytes(b"any")
+    done = run(desk, "protect", "a.avi", "a.mkv", "-o", "out", "--boxes", "boxes.json")
+    assert done.returncode == 2
+    assert "would both become" in told(done)
+    assert not (desk / "out").exists()
+    (desk / "sub").mkdir()
+    (desk / "a.avi").rename(desk / "sub" / "a.avi")
+    (desk / "named.json").write_text('{"a.avi": [[40, 30, 95, 58]]}')
+    done = run(desk, "protect", "sub", "-o", "out", "--boxes", "named.json")
+    assert "names a.avi" not in told(done)
+
+
+def test_a_video_whose_place_is_taken_does_not_stop_the_others(desk: Path) -> None:
+    (desk / "clip.mp4").write_bytes(b"any")
+    (desk / "out").mkdir()
+    (desk / "out" / "in").write_text("a file where a folder would be")
+    (desk / "tree" / "in").mkdir(parents=True)
+    (desk / "clip.mp4").rename(desk / "tree" / "in" / "clip.mp4")
+    (desk / "tree" / "one.jpg").write_bytes(jpeg(1))
+    done = run(desk, "protect", "tree", "-o", "out", "--boxes", "boxes.json", "--json")
+    assert done.returncode == 1, told(done)
+    rows = {Path(row["input"]).name: row for row in json.loads(done.stdout)}
+    assert rows["one.jpg"]["state"] == "protected"
+    assert rows["clip.mp4"]["state"] == "failed"
+    assert "out/in" in rows["clip.mp4"]["error"]
+
+
+@pytest.mark.parametrize(
+    ("words", "said"),
+    [
+        (["in/one.jpg", "copy/one.jpg", "-o", "out"], "would both become"),
+        (["in/one.jpg", "-o", "in"], "would overwrite an input"),
+        (["nowhere.jpg", "-o", "out"], "does not exist"),
+    ],
+)
+def test_predict_refuses_before_it_sends(desk: Path, words: list[str], said: str) -> None:
+    (desk / "copy").mkdir()
+    (desk / "copy" / "one.jpg").write_bytes(jpeg(5))
+    done = run(desk, "predict", "http://127.0.0.1:9/v1/models/plates:predict", *words)
+    assert done.returncode == 2
+    assert said in told(done)
+    assert not (desk / "out").exists()
