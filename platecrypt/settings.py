@@ -7,6 +7,7 @@ inwards; no room of the library reads the environment.
 
 import json
 import os
+import re
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any, Literal, NamedTuple
@@ -25,6 +26,7 @@ from platecrypt.errors import BadInputError
 TOKEN_BYTES = 8192  # servers take no longer header
 ENV_PREFIX = "PLATECRYPT_"
 LOOPBACK = "127.0.0.1"
+SECRET = ("s3_secret_key",)
 Port = int
 
 
@@ -104,6 +106,9 @@ class Settings(BaseSettings):
     )
 
     kfp_host: str | None = Field(None, description="URL of Kubeflow Pipelines")
+    kfp_namespace: str | None = Field(
+        None, description="namespace of runs there; unset: the one of its client's context"
+    )
     kfp_service_account: str | None = Field(
         None, description="account that runs have there; unset: the server's default"
     )
@@ -260,12 +265,22 @@ def load(**flags: Any) -> Settings:
         first = error.errors()[0]
         name = str(first["loc"][0]) if first["loc"] else "?"
         where = sources(given).get(name, f"{config_file()}")
+        # What has no name of ours may be a misspelt secret.
+        known = name in Settings.model_fields and first["type"] != "extra_forbidden"
+        value = f" = {without_secrets(name, repr(first.get('input')))}" if known else ""
         raise BadInputError(
-            f"setting {name} = {first.get('input')!r} ({where}): {first['msg']}; "
+            f"setting {name}{value} ({where}): {first['msg']}; "
             "`platecrypt config` lists the settings"
         ) from None
     except ValueError as error:
         raise BadInputError(f"{config_file()} is not valid TOML: {error}") from None
+
+
+def without_secrets(name: str, value: str) -> str:
+    """A setting's value as it may be shown: no secret key, no password of a URL."""
+    if name in SECRET:
+        return "***"
+    return re.sub(r"(://[^:/@\s]*:)[^/\s]+@", r"\1***@", value)
 
 
 def sources(flags: Mapping[str, Any] | None = None) -> dict[str, str]:

@@ -5,7 +5,7 @@ from pathlib import Path
 import pytest
 
 from platecrypt.errors import BadInputError
-from platecrypt.settings import load, sources
+from platecrypt.settings import load, sources, without_secrets
 
 
 def test_flag_beats_environment_beats_file_beats_default(
@@ -100,3 +100,31 @@ def test_without_an_endpoint_the_store_is_the_embedded_one(tmp_path: Path) -> No
     settings = load(home=tmp_path)
     with pytest.raises(BadInputError, match="platecrypt up"):
         settings.store()
+
+
+def test_no_error_shows_a_secret(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    file = tmp_path / "platecrypt.toml"
+    monkeypatch.setenv("PLATECRYPT_CONFIG", str(file))
+    for line in ('s3_secretkey = "hunter2"', "s3_secret_key = [['hunter2']]"):
+        file.write_text(line + "\n")
+        with pytest.raises(BadInputError, match="s3_secret") as refused:
+            load()
+        assert "hunter2" not in str(refused.value)
+
+
+@pytest.mark.parametrize(
+    ("name", "value", "shown"),
+    [
+        ("s3_secret_key", "hunter2", "***"),
+        (
+            "mlflow_tracking_uri",
+            "postgresql://me:p@ss:w@db:5432/m",
+            "postgresql://me:***@db:5432/m",
+        ),
+        ("mlflow_tracking_uri", "http://mlflow:5000/a@b", "http://mlflow:5000/a@b"),
+        ("feast_registry", "redis://:pw@cache:6379", "redis://:***@cache:6379"),
+        ("home", ".platecrypt", ".platecrypt"),
+    ],
+)
+def test_what_is_shown_of_a_setting(name: str, value: str, shown: str) -> None:
+    assert without_secrets(name, value) == shown
