@@ -20,6 +20,8 @@ from typing import Any, NoReturn
 from platecrypt.errors import BadInputError, PlatecryptError, RefusedError, UnavailableError
 from platecrypt.settings import Settings
 
+logger = logging.getLogger(__name__)
+
 CHALLENGER, CHAMPION = "challenger", "champion"
 MODEL_DIGEST, DATASET_DIGEST, RUN_ID = "model_digest", "dataset_digest", "run_id"
 PARENT = "mlflow.parentRunId"
@@ -139,15 +141,20 @@ class Tracker:
         name: str,
         tags: Mapping[str, str] | None = None,
         parent: str | None = None,
+        *,
+        must_close: bool = True,
     ) -> Iterator[Run]:
         """Open a run; it is closed whatever happens.
 
-        An exception makes it FAILED; Ctrl-C, SIGTERM and an ordered exit make it KILLED.
+        An exception makes it FAILED; Ctrl-C, SIGTERM and an ordered exit make it KILLED. Where
+        MLflow cannot be told that, it never hides what happened.
 
         Args:
             name: shown in the list of runs.
             tags: e.g. dataset digest, feature service, git commit.
             parent: run id of the run that this one belongs to.
+            must_close: whether an MLflow that does not answer at the end is an error although all
+                went well; False: a warning.
         """
         client = self._connect()
         every = self._every | dict(tags or {}) | ({PARENT: parent} if parent else {})
@@ -163,8 +170,13 @@ class Tracker:
             status = "FAILED"
             raise
         finally:
-            with _explained():
-                client.set_terminated(run_id, status)
+            try:
+                with _explained():
+                    client.set_terminated(run_id, status)
+            except PlatecryptError as error:
+                if must_close and status == "FINISHED":
+                    raise
+                logger.warning("MLflow run %s stays open: %s", run_id, error)
 
     def resume(self, run_id: str) -> Run:
         """A run that exists, to record more in it (steps of one pipeline run share one)."""

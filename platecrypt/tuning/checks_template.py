@@ -67,6 +67,9 @@ def _wrong_job(trial: dict[str, Any]) -> Iterator[str]:
     if (trial.get("apiVersion"), trial.get("kind")) != ("batch/v1", "Job"):
         return
     where = f"{WHERE}.trialSpec.spec.template.spec"
+    deadline = mapping(trial.get("spec")).get("activeDeadlineSeconds", 1)
+    if type(deadline) is not int or deadline < 1:
+        yield f"{WHERE}.trialSpec.spec.activeDeadlineSeconds {deadline!r}: a whole number from 1"
     pod = _pod(trial)
     if pod and pod.get("restartPolicy") not in ("Never", "OnFailure"):
         yield f"{where}.restartPolicy {pod.get('restartPolicy')!r}: Never or OnFailure"

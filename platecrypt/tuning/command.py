@@ -85,7 +85,8 @@ def _missing(experiment: Experiment, supply: Supply) -> Iterator[str]:
         if name not in supply.variables:
             yield (
                 f"{name} from a secret or config map, which do not exist here: supply it with "
-                f"--env {name}=VALUE"
+                f"--env {name}=VALUE, or, as process lists show that, with a line {name}=VALUE of "
+                "a file: --env-from secret=FILE"
             )
     for name in experiment.container.required_env_from:
         if name not in supply.sources:

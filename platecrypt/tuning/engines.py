@@ -1,6 +1,6 @@
 """Which engine runs an Experiment; every other part of the library knows only `Tuner`.
 
-A successor of Katib is one more class with this `run`, and one more name here.
+A successor of Katib is one more class with this `run`, and one more name in the settings.
 """
 
 from collections.abc import Mapping, Sequence
@@ -12,8 +12,6 @@ from platecrypt.tuning.katib import KatibTuner
 from platecrypt.tuning.local import Limits, LocalTuner
 from platecrypt.tuning.proposer import EarlierResult
 from platecrypt.tuning.result import EventHandler, TuningResult
-
-ENGINES = ("local", "katib")
 
 
 class Tuner(Protocol):
@@ -33,7 +31,7 @@ class Tuner(Protocol):
 
 
 def choose_tuner(engine: str, environment: Mapping[str, str] | None = None) -> Tuner:
-    """The engine of that name, one of `ENGINES`.
+    """The engine of that name.
 
     Args:
         engine: as in the settings, `tuning_engine`.

@@ -154,6 +154,7 @@ class Experiment:
         collector: how its metrics are read.
         early_stopping: or None.
         retain: whether a trial's files stay.
+        deadline_s: how long the template's Job lets a trial run, seconds; None: for ever.
         resume_policy: "Never", "LongRunning" or "FromVolume".
         document: the resource as it was read.
     """
@@ -171,6 +172,7 @@ class Experiment:
     collector: Collector
     early_stopping: EarlyStopping | None
     retain: bool
+    deadline_s: int | None
     resume_policy: str
     document: dict[str, Any]
 
@@ -368,6 +370,7 @@ def _build(document: dict[str, Any]) -> Experiment:
         collector=_collector(spec.get("metricsCollectorSpec") or {}),
         early_stopping=_early_stopping(spec.get("earlyStopping")),
         retain=bool(template.get("retain", False)),
+        deadline_s=template["trialSpec"]["spec"].get("activeDeadlineSeconds"),
         resume_policy=spec.get("resumePolicy", "Never"),
         document=document,
     )

@@ -331,6 +331,10 @@ class _Search:
             return False
         found, code = one.process.read()
         self._observe(one, found)
+        deadline = self.experiment.deadline_s
+        if code is None and deadline is not None and one.process.seconds > deadline:
+            one.status, one.message = "Failed", f"longer than activeDeadlineSeconds, {deadline} s"
+            one.process.terminate(self.tuner.grace_s)
         if code is None or one.process.ending:
             return bool(found)
         shown = last_lines(one.process.log, SHOWN_LINES)[-LONGEST_MESSAGE:]

@@ -135,13 +135,16 @@ def _reporting(
     if not parent_run:
         yield lambda epoch, figures: None
         return
-    with Tracker(settings).start_run(name, tags={**tags, "trial": name}, parent=parent_run) as run:
+    # The hours of training are worth more than a curve.
+    with Tracker(settings).start_run(
+        name, tags={**tags, "trial": name}, parent=parent_run, must_close=False
+    ) as run:
         run.log_params(asdict(recipe))
 
         def report(epoch: int, figures: Mapping[str, float]) -> None:
             try:
                 run.log_metrics(figures, step=epoch)
-            except UnavailableError as error:  # the hours of training are worth more than a curve
+            except UnavailableError as error:
                 logger.warning("epoch %d is not in MLflow: %s", epoch, error)
 
         yield report

@@ -643,3 +643,14 @@ def _lives(pid: int) -> bool:
 
 def _count(path: Path) -> int:
     return len(path.read_text().splitlines()) if path.exists() else 0
+
+
+def test_a_trial_that_outlives_its_job_fails(run: Run) -> None:
+    """As on a cluster, where the Job's own deadline ends it."""
+    slow = "print('value=1', flush=True); import time; time.sleep(600)"
+    made = experiment(slow, maxTrialCount=1)
+    made.document["spec"]["trialTemplate"]["trialSpec"]["spec"]["activeDeadlineSeconds"] = 1
+    (trial,) = run(parse_experiment(made.document)).trials
+    assert trial.status == "Failed"
+    assert trial.message == "longer than activeDeadlineSeconds, 1 s"
+    assert 1 <= trial.seconds < 30

@@ -9,7 +9,7 @@ from pathlib import Path
 
 import pytest
 
-from platecrypt.errors import BadInputError, RefusedError, UnavailableError
+from platecrypt.errors import BadInputError, PlatecryptError, RefusedError, UnavailableError
 from platecrypt.settings import Settings
 from platecrypt.tracking import ModelVersion, Tracker
 
@@ -69,6 +69,30 @@ def test_a_run_that_is_interrupted_is_closed(
     with pytest.raises(error):
         interrupted()
     assert tracker.run_status(ids[0]) == status
+
+
+def test_mlflow_that_is_gone_at_the_end_hides_nothing(
+    tracker: Tracker, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    def whole(**how: bool) -> None:
+        with tracker.start_run("done", **how) as run:
+            monkeypatch.setattr(run._client, "set_terminated", gone)
+
+    def broken() -> None:
+        with tracker.start_run("broken"):
+            raise BadInputError("the real reason")
+
+    def gone(*_: str) -> None:
+        from mlflow.exceptions import MlflowException
+
+        raise MlflowException("the server does not answer")
+
+    with pytest.raises(PlatecryptError, match="does not answer"):
+        whole()
+    with pytest.raises(BadInputError, match="the real reason"):
+        broken()
+    assert "stays open" in caplog.text
+    whole(must_close=False)
 
 
 def test_sigterm_closes_the_run(tmp_path: Path) -> None:
