@@ -67,7 +67,7 @@ images: ## Build the container images (docker, podman or buildah; IMAGES='predic
 	@infra/scripts/build-images.sh $(IMAGES)
 
 benchmarks: setup ## Measure: tables and pictures go to build/benchmarks
-	@for script in benchmarks/*.py; do $(BIN)/python $$script || exit 1; done
+	@failed=0; for script in benchmarks/*.py; do $(BIN)/python $$script || failed=1; done; exit $$failed
 
 clean: ## Stop everything; remove .platecrypt and build output (never .venv)
 	@if [ -x $(BIN)/platecrypt ]; then $(BIN)/platecrypt stop; fi

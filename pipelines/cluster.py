@@ -24,9 +24,10 @@ class Uploaded(NamedTuple):
     version: str
 
 
-def compile_training(images: Images = DEFAULT_IMAGES) -> str:
+def compile_training(images: Images = DEFAULT_IMAGES, *, gpu: bool = True) -> str:
     """The pipeline as KFP v2 IR YAML, the same text for the same source.
 
+    Arguments as `training_pipeline`.
     The version of the compiler is left out: the file would change with every release of it.
     """
     import tempfile
@@ -36,7 +37,7 @@ def compile_training(images: Images = DEFAULT_IMAGES) -> str:
     with tempfile.TemporaryDirectory() as folder, warnings.catch_warnings():
         warnings.simplefilter("ignore")
         path = Path(folder) / "pipeline.yaml"
-        compiler.Compiler().compile(training_pipeline(images), str(path))
+        compiler.Compiler().compile(training_pipeline(images, gpu=gpu), str(path))
         text = path.read_text()
     return re.sub(r"^sdkVersion: .*$", "sdkVersion: kfp", text, flags=re.MULTILINE)
 
@@ -92,7 +93,7 @@ def submit(
 ) -> str:
     """Start a run of an uploaded version; returns the run's id."""
     with _client(settings) as client:
-        made = client.create_experiment(experiment)
+        made = client.create_experiment(experiment, namespace=settings.kfp_namespace)
         run = client.run_pipeline(
             made.experiment_id,
             job_name=f"{uploaded.name} {uploaded.version}",

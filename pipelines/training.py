@@ -1,4 +1,4 @@
-"""The training pipeline: from images to an endpoint that hides the plates.
+"""The training pipeline: from images to an endpoint that protects the plates.
 
 import -> validate -> build features -> select training set -> tune -> train -> evaluate ->
 register -> deploy -> smoke test -> promote, and a summary in any case.
@@ -59,7 +59,8 @@ class Mount(NamedTuple):
 # plates or signs a verdict.
 STORE = Mount("platecrypt-s3", "/mnt/store")  # of the object store; every step
 GATE = Mount("platecrypt-gate", "/mnt/gate")  # signs verdicts, and checks them
-KEYS = Mount("platecrypt-keys", "/mnt/keys")  # calls the endpoint, and opens what it sealed
+KEYS = Mount("platecrypt-keys", "/mnt/keys")  # opens what the endpoint sealed
+ENDPOINT = Mount("platecrypt-endpoint", "/mnt/endpoint")  # the token of who asks the endpoint
 # Kubeflow Pipelines knows one account a run. The steps that ask the cluster have the token of an
 # account of their own, where a pod's own token would be.
 TOKEN_FOLDER = "/var/run/secrets/kubernetes.io/serviceaccount"  # noqa: S105
@@ -83,18 +84,19 @@ def images(registry: str, tag: str) -> Images:
 DEFAULT_IMAGES = images("ghcr.io/safelicensing", "0.1.0")
 
 
-def training_pipeline(use: Images = DEFAULT_IMAGES, *, retries: int = 2) -> Any:
+def training_pipeline(use: Images = DEFAULT_IMAGES, *, gpu: bool = True, retries: int = 2) -> Any:
     """The pipeline.
 
     Args:
         use: the images that its steps run in.
+        gpu: whether the step that trains asks for one; a pod that does waits until it gets it.
         retries: of a step that reads from outside. 0 where there is no pod to lose: the store's
             client repeats its requests by itself, and bad input is as bad the second time.
     """
 
     @dsl.pipeline(
         name=NAME,
-        description="Takes images to an endpoint that hides the licence plates.",
+        description="Takes images to an endpoint that protects the licence plates.",
     )
     def safelicensing_training(
         dataset: str = "synthetic://?images=96&seed=7&difficulty=easy",
@@ -145,7 +147,7 @@ def training_pipeline(use: Images = DEFAULT_IMAGES, *, retries: int = 2) -> Any:
                 ),
                 TUNE_TOKEN,
             )
-            trained = _on_gpu(
+            trained = (_on_gpu if gpu else _on)(
                 use.train,
                 train(
                     manifest=manifest,
@@ -157,6 +159,7 @@ def training_pipeline(use: Images = DEFAULT_IMAGES, *, retries: int = 2) -> Any:
                     seed=seed,
                     library=library,
                 ),
+                memory="16Gi",
             )
             model = trained.outputs["model"]
             champion = _always(_on(use.train, find_champion(model=model, library=library)))
@@ -211,9 +214,9 @@ def _on(image: str, task: Any, *, memory: str = "2Gi") -> Any:
     return _with(task, STORE)
 
 
-def _on_gpu(image: str, task: Any) -> Any:
+def _on_gpu(image: str, task: Any, *, memory: str) -> Any:
     """A step on a GPU node; shared memory for the data loader's workers."""
-    _on(image, task, memory="16Gi")
+    _on(image, task, memory=memory)
     task.set_accelerator_type(GPU).set_accelerator_limit(1)
     kubernetes.add_toleration(task, key=GPU, operator="Exists", effect="NoSchedule")
     kubernetes.empty_dir_mount(
@@ -223,8 +226,8 @@ def _on_gpu(image: str, task: Any) -> Any:
 
 
 def _deploys(image: str, task: Any, *mounts: Mount) -> Any:
-    """A step that changes the endpoint."""
-    return _with(_always(_on(image, task)), DEPLOY_TOKEN, *mounts)
+    """A step that changes the endpoint, and asks it what it serves."""
+    return _with(_always(_on(image, task)), DEPLOY_TOKEN, ENDPOINT, *mounts)
 
 
 def _with(task: Any, *mounts: Mount) -> Any:

@@ -16,14 +16,14 @@ import yaml
 
 from pipelines.cluster import compile_training
 from pipelines.objects import OBJECTS, pipeline_objects
-from pipelines.training import GATE, KEYS, SETTINGS, SETTINGS_CONFIG, STORE
+from pipelines.training import ENDPOINT, GATE, KEYS, SETTINGS, SETTINGS_CONFIG, STORE
 from platecrypt.settings import Settings
 
 ROOT = Path(__file__).resolve().parents[2]
 OVERLAYS = ("kind", "cpu", "gpu", "production")
 TREES = ("infra/kustomize", "kserve", "katib")
 OURS = "ghcr.io/safelicensing/platecrypt-"
-MOUNTS = (STORE, GATE, KEYS)
+MOUNTS = (STORE, GATE, KEYS, ENDPOINT)
 Documents = list[dict[str, Any]]
 
 pytestmark = pytest.mark.skipif(
@@ -224,6 +224,15 @@ def test_trials_know_what_the_steps_know(built: dict[str, Documents]) -> None:
             assert value
 
 
+def test_only_where_there_are_gpus_does_a_step_wait_for_one(built: dict[str, Documents]) -> None:
+    asks = {
+        name: "accelerator" in yaml.safe_dump(of(documents, "PipelineVersion"))
+        for name, documents in built.items()
+        if of(documents, "PipelineVersion")
+    }
+    assert asks == {"cpu": False, "gpu": True, "production": True}
+
+
 def test_the_pipeline_objects_are_fresh() -> None:
     assert (ROOT / OBJECTS).read_text() == pipeline_objects(compile_training())
 
@@ -239,7 +248,9 @@ def secrets(copy: Path) -> Documents:
         subprocess.run(
             [str(folder / "generate.sh")],
             check=True,
-            env={**os.environ, "PLATECRYPT": str(made)},
+            # As the documents write it: relative to where the command is given.
+            env={**os.environ, "PLATECRYPT": f"{folder.name}/{made.name}"},
+            cwd=folder.parent,
             capture_output=True,
         )
     values = {path.name: path.read_bytes() for path in (folder / "values").iterdir()}
@@ -337,7 +348,7 @@ def test_the_settings_name_files_of_the_steps_secrets(
         f"{GATE.folder}/gate.key",
         f"{STORE.folder}/PLATECRYPT_S3_SECRET_KEY",
     }
-    token = f"{KEYS.folder}/endpoint-token"  # only where the endpoint asks for one
+    token = f"{ENDPOINT.folder}/token"  # only where the endpoint asks for one
     for name, documents in built.items():
         (steps,) = (d for d in of(documents, "ConfigMap") if identity(d)[1] == SETTINGS_CONFIG)
         named = {

@@ -37,6 +37,7 @@ class KubeflowPipelines(ThreadingHTTPServer):
         self.versions: dict[str, dict[str, str]] = {}
         self.packages: list[dict[str, Any]] = []
         self.runs: list[dict[str, Any]] = []
+        self.experiments: list[dict[str, Any]] = []
         self.tokens: list[str | None] = []
         self.refuse: int | None = None
 
@@ -85,6 +86,7 @@ class Handler(BaseHTTPRequestHandler):
             versions[query["name"]] = f"{query['pipelineid']}-{len(versions)}"
             self._answer(self._version(query["pipelineid"], query["name"]))
         elif path == f"{API}/experiments":
+            self.server.experiments.append(json.loads(body))
             self._answer({"experiment_id": "e1", **json.loads(body)})
         elif path == f"{API}/runs":
             self.server.runs.append(json.loads(body))
@@ -175,6 +177,19 @@ def test_submit_starts_a_run_of_that_version_with_these_parameters(
     }
     assert run["runtime_config"]["parameters"] == {"dataset": "s3://b/p", "trials": 5}
     assert run["experiment_id"] == "e1"
+
+
+def test_a_run_goes_into_the_namespace_and_under_the_account_that_are_set(
+    server: KubeflowPipelines,
+) -> None:
+    settings = settings_for(
+        server, kfp_namespace="plates", kfp_service_account="platecrypt-pipeline"
+    )
+    made = cluster.upload(settings, PACKAGE)
+    cluster.submit(settings, made, {}, "plates")
+    ((experiment,), (run,)) = server.experiments, server.runs
+    assert experiment["namespace"] == "plates"
+    assert run["service_account"] == "platecrypt-pipeline"
 
 
 def test_a_version_that_is_not_there_is_named_with_those_that_are(

@@ -18,9 +18,9 @@ SECRETS = {
     "tune": {"platecrypt-tune-token"},
     "evaluate": {"platecrypt-gate"},
     "register": {"platecrypt-gate"},
-    "deploy": {"platecrypt-gate", "platecrypt-deploy-token"},
-    "smoke-test": {"platecrypt-keys", "platecrypt-deploy-token"},
-    "promote": {"platecrypt-deploy-token"},
+    "deploy": {"platecrypt-gate", "platecrypt-endpoint", "platecrypt-deploy-token"},
+    "smoke-test": {"platecrypt-keys", "platecrypt-endpoint", "platecrypt-deploy-token"},
+    "promote": {"platecrypt-endpoint", "platecrypt-deploy-token"},
     "summarise": {"platecrypt-deploy-token"},
 }
 
@@ -49,6 +49,14 @@ def test_gpu_steps_ask_for_what_they_need(compiled: Any) -> None:
         else:
             assert accelerator is None
         assert executor["container"]["resources"]["resourceMemoryLimit"]
+
+
+def test_without_a_gpu_no_step_waits_for_one() -> None:
+    text = compile_training(gpu=False)
+    assert "nvidia.com/gpu" not in text
+    pipeline, _ = yaml.safe_load_all(text)
+    train = pipeline["deploymentSpec"]["executors"]["exec-train"]["container"]
+    assert train["resources"]["resourceMemoryLimit"] == "16Gi"
 
 
 def test_a_step_sees_the_secrets_that_it_needs_and_no_other(compiled: Any) -> None:

@@ -5,6 +5,7 @@ umask 077
 
 here=$(cd "$(dirname "${BASH_SOURCE[0]}")" && pwd)
 platecrypt=${PLATECRYPT:-platecrypt}
+[[ $platecrypt != */* ]] || platecrypt=$(realpath -s "$platecrypt")
 mkdir -p "$here/values"
 cd "$here/values"
 
