@@ -1,15 +1,16 @@
 """The endpoint against its targets: what serving costs beside the model, and how it bears load.
 
     .venv/bin/python benchmarks/serving.py [--quick] [--part costs|bulk|load|start|all]
-        [--sizes 640 320] [--rounds 15] [--seconds 60]
+        [--sizes 640 320] [--rounds 15] [--seconds 60] [--photographs FOLDER]
 
 Costs are process CPU time of the servers, medians over rounds in which the candidates take turns,
 one thread a network; what counts are the ratios within one run. Wall times and requests a second
 stand beside them. The network is an untrained yolov8n whose answer is replaced by two plates, so
 that it costs what it costs and every picture has plates to seal. The bare forward is the one that
-somebody without this project runs: ONNX Runtime over the model's square. Writes
-build/benchmarks/serving.json and latency.png (latency against load). `--quick` takes a minute or
-two, and its figures are rough.
+somebody without this project runs: ONNX Runtime over the model's square. The picture is a synthetic
+one with more detail than most cameras give; with `--photographs` it is put together from pieces of
+real ones. Writes build/benchmarks/serving.json and latency.png (latency against load). `--quick`
+takes a minute or two, and its figures are rough.
 """
 
 import argparse
@@ -72,6 +73,7 @@ def main() -> None:
     parser.add_argument("--sizes", type=int, nargs="+", default=[640, 320])
     parser.add_argument("--rounds", type=int, default=15)
     parser.add_argument("--seconds", type=float, default=60, help="of one load")
+    parser.add_argument("--photographs", type=Path, help="folder of JPEG files, 960x540 or larger")
     parser.add_argument("--quick", action="store_true", help="320 pixels, 3 rounds, 5 seconds")
     arguments = parser.parse_args()
     if ALLOCATOR.items() - os.environ.items():  # what is compared must keep its memory alike
@@ -83,7 +85,9 @@ def main() -> None:
     OUT.mkdir(parents=True, exist_ok=True)
     rows: Rows = []
     with tempfile.TemporaryDirectory() as folder:
-        bench = Bench(Path(folder))
+        given = arguments.photographs
+        bench = Bench(Path(folder), mosaic(given) if given else photograph())
+        print(f"the picture has {len(bench.jpeg)} bytes")
         parts: dict[str, Callable[[], Rows]] = {
             "costs": lambda: [
                 *(row for size in arguments.sizes for row in costs(bench, size, arguments.rounds)),
@@ -108,12 +112,12 @@ def main() -> None:
 class Bench:
     """Models, keys, a picture, and servers that are ended when their time is over."""
 
-    def __init__(self, home: Path) -> None:
+    def __init__(self, home: Path, picture: np.ndarray[Any, Any]) -> None:
         self.home = home
         self.keys = home / "keyring.json"
         Keyring.create(self.keys)
         self.supervisor = Supervisor(home)
-        self.picture = photograph()
+        self.picture = picture
         self.jpeg = imaging.encode(self.picture, "jpeg", quality=90)
 
     def model(self, size: int) -> Path:
@@ -284,6 +288,18 @@ def photograph() -> np.ndarray[Any, Any]:
     picture = cv2.resize(coarse, (WIDTH, HEIGHT), interpolation=cv2.INTER_CUBIC).astype(np.int16)
     grain = cv2.GaussianBlur(rng.normal(0, 18, picture.shape).astype(np.float32), (3, 3), 0)
     return np.clip(picture + grain, 0, 255).astype(np.uint8)
+
+
+def mosaic(folder: Path) -> np.ndarray[Any, Any]:
+    """A 1080p picture of the first four photographs there, side by side at their own scale."""
+    files = sorted(folder.glob("*.jpg"))[:4]
+    pieces = [imaging.decode(file.read_bytes()).pixels for file in files]
+    height, width = HEIGHT // 2, WIDTH // 2
+    pieces = [piece[:height, :width] for piece in pieces]
+    if [piece.shape for piece in pieces] != [(height, width, 3)] * 4:
+        raise SystemExit(f"{folder} does not begin with four .jpg of {width}x{height} or more")
+    a, b, c, d = pieces
+    return np.vstack([np.hstack([a, b]), np.hstack([c, d])])
 
 
 def core(bench: Bench, size: int, precision: str) -> Any:

@@ -244,6 +244,12 @@ def _figures(manifest: Manifest) -> Iterable[Finding]:
     if manifest.grouping == "burst":
         yield Finding("optimistic split", (), "fewer than three rides: the split divides rides "
                       "between bursts of frames, so held-out figures are optimistic")  # fmt: skip
+    if manifest.grouping == "image":
+        text = (
+            "no names of rides tell which images belong together: the split divides image by "
+            "image, so where neighbouring frames are among them held-out figures are optimistic"
+        )
+        yield Finding("optimistic split", (), text)
 
 
 def _thumbnails(

@@ -228,9 +228,13 @@ def test_tiny_and_few_plates_and_divided_rides_are_warnings(
     store: MemoryStore, manifest: Manifest
 ) -> None:
     tiny = with_image(manifest, 0, plates=(Plate((5.0, 5.0, 11.0, 9.0)),))
-    report = validate(store, replace(tiny, grouping="burst"))
-    assert report.ok
-    assert {w.check for w in report.warnings} >= {"tiny plates", "few plates", "optimistic split"}
+    expected = {"tiny plates", "few plates", "optimistic split"}
+    for grouping in ("burst", "image"):
+        report = validate(store, replace(tiny, grouping=grouping))
+        assert report.ok
+        assert {warning.check for warning in report.warnings} >= expected
+    by_ride = validate(store, replace(tiny, grouping="ride"))
+    assert "optimistic split" not in {warning.check for warning in by_ride.warnings}
 
 
 def test_a_store_that_does_not_answer_is_an_error_and_no_finding(manifest: Manifest) -> None:
