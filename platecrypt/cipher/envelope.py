@@ -1,6 +1,6 @@
 """SLE1, the sealed envelope: LCL-1 under AES-256-GCM, committed to its key and to its context.
 
-Byte for byte as the specification lays it down. All integers are little-endian.
+Byte for byte as `docs/format.md` lays it down. All integers are little-endian.
 """
 
 import hashlib

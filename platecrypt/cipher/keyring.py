@@ -34,7 +34,7 @@ class Master:
     Attributes:
         kid: 8 bytes that name the key without telling it.
         key: the 32 bytes themselves.
-        nonce_key: 32 bytes, keys the HMAC that makes nonces (Kn of the specification).
+        nonce_key: 32 bytes, keys the HMAC that makes nonces.
         created: when it was made, RFC 3339 UTC; for people, decides nothing.
     """
 

@@ -2,7 +2,7 @@
 
 A layer under AES-256-GCM, never the only one: by itself it protects nothing.
 
-`python` is the specification written out, for reading and for checking the others. `numpy` needs
+`python` is `docs/format.md` written out, for reading and for checking the others. `numpy` needs
 no preparation and does the first work of a process. `compiled` (numba) is about ten times faster
 but costs a third of a second to load, and a few seconds to compile once a machine: a server calls
 `warm_up` before it reports ready, any other process switches by itself after `AUTO_WARM_UP` bytes.
@@ -150,7 +150,7 @@ def _seeds(key: bytes, first: int, n: int) -> bytes:
 
 
 def _python(seeds: bytes, n: int) -> Bytes:
-    """The specification, word for word."""
+    """`docs/format.md`, step by step."""
     mask = 0xFFFFFFFF
     out: list[bytes] = []
     for segment in range(0, -(-n // SEGMENT)):
