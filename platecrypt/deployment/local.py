@@ -195,8 +195,7 @@ class LocalDeployer:
         variables = {**NO_DRAIN, **_features(self._settings), **self._kept()}
         for name, container in containers.items():
             folder = self._settings.home.absolute() / "deployment" / name
-            local = container.with_values(variables)
-            mapping = _Mapping(local, model_dir, self._keys(), folder, ports)
+            mapping = _Mapping(container, variables, model_dir, self._keys(), folder, ports)
             processes[CANDIDATE + name] = mapping.process(details, serves=name == TRANSFORMER)
         # All begin at once, as the containers of a pod do; the predictor's error is told first.
         begun = {name: self._launch(name, process) for name, process in processes.items()}
@@ -297,8 +296,13 @@ class LocalDeployer:
         return record.details if record else {}
 
     def _kept(self) -> dict[str, str]:
-        """The variables that were given: for this version, or for the one that serves."""
-        return {**json.loads(self._details("").get("variables", "{}")), **self._given}
+        """The variables that were given: for this version, or for the one that serves.
+
+        One that has crashed counts: who may ask does not change by an accident.
+        """
+        record = self._supervisor.find(TRANSFORMER)
+        before = record.details.get("variables", "{}") if record else "{}"
+        return {**json.loads(before), **self._given}
 
     def _run_with(self) -> str:
         """Everything but the model that makes one endpoint unlike another."""
@@ -343,12 +347,16 @@ class _Mapping:
     def __init__(
         self,
         container: Container,
+        variables: Mapping[str, str],
         model_dir: Path,
         keys: Path,
         folder: Path,
         ports: Mapping[int, int],
     ) -> None:
-        self._container = container
+        # What is given here is this machine's already, and must not be taken for a container's:
+        # a path below /tmp would become one below its scratch folder.
+        self._given = {f"\0{name}\0": value for name, value in variables.items()}
+        self._container = container.with_values({name: f"\0{name}\0" for name in variables})
         self._ports = ports
         self._paths: list[tuple[str, str]] = [(re.escape(MODEL_MOUNT), str(model_dir))]
         for mount in container.mounts:
@@ -391,6 +399,12 @@ class _Mapping:
         )
 
     def _text(self, text: str) -> str:
+        text = self._mapped(text)
+        for mark, value in self._given.items():
+            text = text.replace(mark, value)
+        return text
+
+    def _mapped(self, text: str) -> str:
         # In one pass: what a mount became may itself lie below another mount's name, as /tmp.
         either = "|".join(f"({pattern})" for pattern, _ in self._paths)
         text = re.sub(rf"(?<![\w./-])(?:{either})(?![\w.-])", self._here, text)

@@ -1,9 +1,9 @@
-"""uvicorn's HTTP connection, closed where a client takes too long to say what it wants.
+"""uvicorn's HTTP connection, closed where a client takes too long.
 
 uvicorn has a timeout between requests and none within the headers, so a client that sends one
-byte a minute would hold its connection for ever; and it keeps headers of any size. And when it ends
-it closes a connection on which it has read nothing yet, though a request may be in its buffer:
-those get a moment more.
+byte a minute would hold its connection for ever; it keeps headers of any size, and an answer that
+nobody takes. And when it ends it closes a connection on which it has read nothing yet, though a
+request may be in its buffer: those get a moment more.
 """
 
 import asyncio
@@ -17,10 +17,17 @@ MAX_HEAD = 64 * 1024  # bytes of a head that has not ended yet
 
 
 class Connection(HttpToolsProtocol):
-    """One connection; `headers_s` seconds for the headers of each request."""
+    """One connection.
+
+    Attributes:
+        headers_s: seconds for the head of each request.
+        answer_s: seconds in which a client must have taken something of its answer.
+    """
 
     headers_s = 10.0
+    answer_s = 30.0
     _patience: asyncio.TimerHandle | None = None
+    _unread: asyncio.TimerHandle | None = None
     _head = 0
 
     def connection_made(self, transport: Any) -> None:
@@ -62,9 +69,20 @@ class Connection(HttpToolsProtocol):
         self._stop_waiting()
         super().on_headers_complete()
 
+    def pause_writing(self) -> None:
+        """The client does not take what it is sent as fast as it comes."""
+        super().pause_writing()
+        self._watch()
+
+    def resume_writing(self) -> None:
+        """It has taken most of it."""
+        self._stop_watching()
+        super().resume_writing()
+
     def connection_lost(self, exc: Exception | None) -> None:
         """Over."""
         self._stop_waiting()
+        self._stop_watching()
         super().connection_lost(exc)
 
     def shutdown(self) -> None:
@@ -73,6 +91,21 @@ class Connection(HttpToolsProtocol):
             self.loop.call_later(LINGER_S, super().shutdown)
         else:
             super().shutdown()
+
+    def _watch(self) -> None:
+        left = self.transport.get_write_buffer_size()
+        self._unread = self.loop.call_later(self.answer_s, self._look, left)
+
+    def _look(self, before: int) -> None:
+        if self.transport.get_write_buffer_size() < before:
+            self._watch()
+        else:
+            self.transport.abort()  # to close it would wait until all was taken
+
+    def _stop_watching(self) -> None:
+        if self._unread is not None:
+            self._unread.cancel()
+            self._unread = None
 
     def _wait(self) -> None:
         self._patience = self.loop.call_later(self.headers_s, self.transport.close)
@@ -84,6 +117,6 @@ class Connection(HttpToolsProtocol):
             self._patience = None
 
 
-def connection_class(headers_s: float) -> type[Connection]:
-    """A protocol class for uvicorn whose clients have so many seconds for their headers."""
-    return type("Connection", (Connection,), {"headers_s": headers_s})
+def connection_class(headers_s: float, answer_s: float) -> type[Connection]:
+    """A protocol class for uvicorn with that patience; see `Connection`."""
+    return type("Connection", (Connection,), {"headers_s": headers_s, "answer_s": answer_s})

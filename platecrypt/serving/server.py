@@ -231,7 +231,9 @@ def argument_parser(description: str) -> argparse.ArgumentParser:
         "--drain_seconds", type=float, default=0, help="unready but serving, after SIGTERM"
     )
     parser.add_argument("--headers_seconds", type=float, default=10, help="for headers to arrive")
-    parser.add_argument("--body_seconds", type=float, default=30, help="for a body to arrive")
+    parser.add_argument(
+        "--body_seconds", type=float, default=30, help="for a body to arrive, or an answer to go on"
+    )
     parser.add_argument("--tokens_file", type=optional_path, help="bearer tokens, one a line")
     parser.set_defaults(model_name="plates", predictor_request_timeout_seconds=10)
     return parser
@@ -304,7 +306,7 @@ async def _serve(
         door,
         host=args.host,
         port=args.http_port,
-        http=connection_class(args.headers_seconds),
+        http=connection_class(args.headers_seconds, args.body_seconds),
         ws="none",
         log_config=None,
         access_log=False,

@@ -182,6 +182,27 @@ def test_a_health_page_with_half_a_body_does_not_hold_the_connection(open_house:
     assert b"connection: close" in answer.lower()
 
 
+def test_an_answer_that_nobody_takes_is_not_kept(open_house: Any) -> None:
+    noise = np.random.default_rng(1).integers(0, 256, (1500, 2000, 3), np.uint8)
+    body = imaging.encode(noise, "png")
+    server = psutil.Process(open_house.record.pid)
+    with socket.socket() as connection:
+        connection.setsockopt(socket.SOL_SOCKET, socket.SO_RCVBUF, 4096)
+        connection.connect(("127.0.0.1", open_house.port))
+        own = connection.getsockname()[1]
+        head = HEAD.replace(b"image/jpeg", b"image/png") + b"Accept: image/png\r\n"
+        connection.sendall(head + b"Content-Length: %d\r\n\r\n" % len(body) + body)
+
+        def held() -> bool:
+            found = server.connections("tcp")
+            return any(c.raddr and c.raddr.port == own for c in found if c.status == "ESTABLISHED")
+
+        assert connection.recv(1) == b"H", "the answer has begun"
+        assert held()
+        until(lambda: not held())
+    assert open_house.ready()
+
+
 def test_headers_that_do_not_come_end_the_connection(open_house: Any) -> None:
     assert raw(open_house, HEAD) == b""
     assert raw(open_house, b"") == b""

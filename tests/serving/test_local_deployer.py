@@ -272,6 +272,11 @@ def test_tokens_are_asked_for_at_once_and_by_every_later_version(
     before = serving_processes(stage)
     assert stage.deployer.candidate(single, folder, "2", digest) == served
     assert serving_processes(stage) == before
+    (process,) = before
+    psutil.Process(process).kill()
+    psutil.Process(process).wait(10)
+    stage.deployer.promote(stage.deployer.candidate(single, folder, "2", digest))
+    assert (status(), status(**shown)) == (401, 200), "also after a crash"
 
 
 def test_stopping_leaves_nothing(stage: Any) -> None:
