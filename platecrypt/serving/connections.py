@@ -12,7 +12,7 @@ from typing import Any
 from uvicorn.protocols.http.httptools_impl import HttpToolsProtocol
 
 LINGER_S = 0.5
-GATHERED = 2**20  # bytes of a body that are handed on together
+GATHERED = 2**22  # bytes of a body that are handed on together
 MAX_HEAD = 64 * 1024  # bytes of a head that has not ended yet
 
 

@@ -93,7 +93,7 @@ def tensor(name: str, values: Any) -> Tensor:
     return Tensor(name, "BYTES", (len(elements),), elements)
 
 
-def read_rest(body: bytes, header_length: str | None) -> Request:
+def read_rest(body: bytes | bytearray, header_length: str | None) -> Request:
     """Read a REST request, JSON alone or JSON and the raw tensors behind it.
 
     Args:
@@ -132,11 +132,11 @@ def read_rest(body: bytes, header_length: str | None) -> Request:
 
 def write_rest(
     reply: Reply, request: Request, model: str, request_id: str
-) -> tuple[bytes, int | None]:
-    """The body of a REST answer, and the length of its JSON where raw tensors follow it."""
+) -> tuple[list[bytes | memoryview], int | None]:
+    """The body of a REST answer in pieces, and the length of its JSON where raw tensors follow."""
     import orjson
 
-    outputs, tails = [], []
+    outputs, tails = [], list[bytes | memoryview]()
     for made in reply.outputs:
         if not request.asks_for(made.name):
             continue
@@ -158,9 +158,7 @@ def write_rest(
     if reply.parameters:
         document["parameters"] = dict(reply.parameters)
     head = orjson.dumps(document, option=orjson.OPT_SERIALIZE_NUMPY)
-    if not tails:
-        return head, None
-    return b"".join([head, *tails]), len(head)
+    return [head, *tails], len(head) if tails else None
 
 
 @dataclass(frozen=True)

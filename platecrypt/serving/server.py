@@ -378,15 +378,38 @@ def _v2(plane: DataPlane) -> Callable[[Request], Any]:
         name, headers = request.path_params["model_name"], dict(request.headers)
         if await plane.model_ready(name, True) is False:
             raise kserve_errors.ModelNotReady(name)
-        call = oip.read_rest(await request.body(), headers.get(oip.HEADER_LENGTH))
+        call = oip.read_rest(await _body_of(request), headers.get(oip.HEADER_LENGTH))
         reply, _ = await plane.infer(name, call, headers)
-        body, length = oip.write_rest(reply, call, name, headers.get(REQUEST_ID, ""))
+        pieces, length = oip.write_rest(reply, call, name, headers.get(REQUEST_ID, ""))
         if length is None:
-            return Response(body, media_type="application/json")
+            return Response(pieces[0], media_type="application/json")
         more = {oip.HEADER_LENGTH: str(length)}
-        return Response(body, media_type="application/octet-stream", headers=more)
+        return _InPieces(pieces, media_type="application/octet-stream", headers=more)
 
     return infer
+
+
+async def _body_of(request: Request) -> bytes | bytearray:
+    """The body; not copied where it came in one piece, as most do."""
+    pieces = [piece async for piece in request.stream() if piece]
+    return pieces[0] if len(pieces) == 1 else b"".join(pieces)
+
+
+class _InPieces(Response):
+    """A body that is sent as it lies in memory, piece by piece."""
+
+    def __init__(
+        self, pieces: Sequence[bytes | memoryview], *, media_type: str, headers: Mapping[str, str]
+    ) -> None:
+        length = {"content-length": str(sum(map(len, pieces)))}
+        super().__init__(media_type=media_type, headers={**headers, **length})
+        self._pieces = pieces
+
+    async def __call__(self, scope: Any, receive: Any, send: Any) -> None:
+        start = {"type": "http.response.start", "status": 200, "headers": self.raw_headers}
+        await send(start)
+        for left, piece in zip(range(len(self._pieces) - 1, -1, -1), self._pieces, strict=True):
+            await send({"type": "http.response.body", "body": piece, "more_body": left > 0})
 
 
 async def _grpc_server(servicer: _Servicer, args: argparse.Namespace) -> Any:

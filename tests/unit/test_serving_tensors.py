@@ -102,7 +102,8 @@ def test_what_is_written_is_read_back_on_every_wire(values: list[Any], binary: A
     tensors = tuple(oip.tensor(str(i), value) for i, value in enumerate(values))
     reply = oip.Reply(tensors, "1", {"size": 320})
     asked = oip.Request("r", (), {}, binary=None if binary is None else frozenset(binary))
-    body, length = oip.write_rest(reply, asked, "plates", "")
+    pieces, length = oip.write_rest(reply, asked, "plates", "")
+    body = b"".join(pieces)
     document = json.loads(body if length is None else body[:length])
     again = rest(document["outputs"], b"" if length is None else body[length:])
     assert_same(oip.read_rest(*again), tensors)
@@ -138,7 +139,8 @@ def test_kserves_own_writer_and_reader_agree_with_ours() -> None:
     # Its reader takes BYTES for UTF-8, so a picture comes back to it as pixels, or as base64.
     reply = oip.Reply((oip.tensor("image", PIXELS), oip.tensor("e", [b"\x00\xff"])), "1")
     asked = oip.Request("", (), {}, binary=frozenset({"image"}))
-    body, length = oip.write_rest(reply, asked, "plates", "r1")
+    pieces, length = oip.write_rest(reply, asked, "plates", "r1")
+    body = b"".join(pieces)
     theirs = InferResponse.from_bytes(body, length)
     np.testing.assert_array_equal(theirs.outputs[0].as_numpy(), PIXELS)
     assert (theirs.id, theirs.outputs[1].data) == ("r1", ["AP8="])
@@ -149,7 +151,8 @@ def test_only_the_outputs_that_were_asked_for_are_written() -> None:
     body, length = rest([raw_input(PIXELS.nbytes)], PIXELS.tobytes(), outputs=wanted)
     request = oip.read_rest(body, length)
     reply = oip.Reply((oip.tensor("a", [b"1"]), oip.tensor("b", [b"2"])), "1")
-    body, size = oip.write_rest(reply, request, "plates", "")
+    pieces, size = oip.write_rest(reply, request, "plates", "")
+    body = b"".join(pieces)
     assert size is not None
     assert [item["name"] for item in json.loads(body[:size])["outputs"]] == ["b"]
     assert body[size:] == b"\x01\0\0\x002"
