@@ -70,8 +70,13 @@ def protected(source: Image, **more: Any) -> Protected:
     return protect(source, BOXES, RING, **{**NAMES, **more})
 
 
+def shown(found: Protected) -> npt.NDArray[np.uint8]:
+    """What a viewer shows of the published file."""
+    return decode(found.data).pixels
+
+
 def mask(found: Protected) -> npt.NDArray[np.bool_]:
-    inside = np.zeros(found.pixels.shape[:2], bool)
+    inside = np.zeros(shown(found).shape[:2], bool)
     for r in found.regions:
         inside[r.y1 : r.y2, r.x1 : r.x2] = True
     return inside
@@ -95,9 +100,7 @@ def test_lossless_files_change_nowhere_outside_and_nowhere_after_recovery(format
     source = image(format_, lossless=True)
     found = protected(source)
     inside = mask(found)
-    published = decode(found.data).pixels
-    assert (published[~inside] == source.pixels[~inside]).all()
-    assert (published[inside] == found.pixels[inside]).all()
+    assert (shown(found)[~inside] == source.pixels[~inside]).all()
     assert (recover(found.data, RING).pixels == source.pixels).all()
 
 
@@ -185,22 +188,23 @@ def test_every_cover_is_drawn_afresh() -> None:
     source = image()
     one, two = protected(source), protected(source)
     inside = mask(one)
-    assert (one.pixels[inside] != two.pixels[inside]).mean() > 0.9
+    assert (shown(one)[inside] != shown(two)[inside]).mean() > 0.9
 
 
 def test_every_region_is_covered_with_flat_cells_on_the_jpeg_grid() -> None:
     source = image()
     found = protected(source)
+    pixels = shown(found)
     for r in found.regions:
         for y in range(r.y1 // CELL, (r.y2 - 1) // CELL + 1):
             for x in range(r.x1 // CELL, (r.x2 - 1) // CELL + 1):
-                cell = found.pixels[
+                cell = pixels[
                     max(r.y1, y * CELL) : min(r.y2, (y + 1) * CELL),
                     max(r.x1, x * CELL) : min(r.x2, (x + 1) * CELL),
                 ]
                 assert cell.size
                 assert cell.min() == cell.max()
-        shades = np.unique(found.pixels[r.y1 : r.y2, r.x1 : r.x2])
+        shades = np.unique(pixels[r.y1 : r.y2, r.x1 : r.x2])
         assert len(shades) > 20
 
 
@@ -254,7 +258,8 @@ def test_a_picture_without_plates_is_published_without_sealed_data(format_: Form
     found = protect(source, [], RING, **NAMES)
     assert (found.regions, found.envelopes, found.record) == ((), (), None)
     assert read_sealed(found.data) == []
-    assert (found.pixels == source.pixels).all()
+    lost = np.abs(shown(found) - source.pixels.astype(int)).mean()
+    assert lost == 0 if format_ == "png" else lost < 3, "nothing is covered"
 
 
 def test_the_file_grows_by_little_more_than_what_is_sealed() -> None:
@@ -352,7 +357,7 @@ def test_a_plate_taken_out_is_noticed() -> None:
     source = image()
     found = protected(source)
     assert found.record is not None
-    bare = encode(found.pixels, "png")
+    bare = encode(shown(found), "png")
     for kept in (
         [found.envelopes[0], found.record],
         [found.envelopes[1], found.record],
@@ -368,14 +373,14 @@ def test_a_plate_taken_out_is_noticed() -> None:
 def test_the_sealed_data_of_two_pictures_does_not_mix() -> None:
     one, two = protected(image(seed=5)), protected(image(seed=6))
     assert one.record is not None
-    bare = encode(one.pixels, "png")
+    bare = encode(shown(one), "png")
     with pytest.raises(BadInputError, match="several pictures is mixed"):
         recover(embed(bare, [one.envelopes[0], two.envelopes[1], one.record]), RING)
 
 
 def test_a_scaled_picture_is_refused() -> None:
     found = protected(image())
-    half = encode(np.ascontiguousarray(found.pixels[::4, ::4]), "png")
+    half = encode(np.ascontiguousarray(shown(found)[::4, ::4]), "png")
     with pytest.raises(BadInputError, match="outside this picture of 80 x 50"):
         recover(embed(half, read_sealed(found.data)), RING)
 
