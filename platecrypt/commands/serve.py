@@ -23,6 +23,7 @@ MANIFESTS = {
     "split": "inference_service_split.yaml",
     "single": "inference_service_single.yaml",
 }
+TOKENS = "TOKENS_FILE"  # variable of the containers that users call
 Topology = Literal["collocated", "split", "single"]
 
 
@@ -63,7 +64,7 @@ def serve(
         load_keyring(keys)
     digest = hashlib.sha256(file.read_bytes()).hexdigest()
     folder = _kept(settings, file, digest)
-    variables = {} if tokens is None else {"TOKENS_FILE": str(tokens.absolute())}
+    variables = {} if tokens is None else {TOKENS: str(tokens.absolute())}
     deployer = LocalDeployer(settings, variables)
     service = InferenceService.load(settings.root / "kserve" / MANIFESTS[topology])
     candidate = deployer.candidate(service, folder, _version(settings, digest), digest)
@@ -72,18 +73,21 @@ def serve(
     except BaseException:
         deployer.discard(candidate)
         raise
+    asked = deployer.variables().get(TOKENS, "")
     result = {
         "url": served.url,
         "grpc": served.grpc,
         "topology": topology,
         "version": served.version,
         "digest": digest,
+        "tokens": asked,
     }
+    whoever = f"only who shows a token of {asked}" if asked else "everybody who reaches it"
     print_result(
         as_json,
         result,
         f"serving {digest[:12]} ({topology})\nendpoint: {served.url}\ngRPC:     {served.grpc}\n"
-        "until:    platecrypt stop",
+        f"for:      {whoever}\nuntil:    platecrypt stop",
     )
 
 

@@ -127,7 +127,7 @@ class LocalDeployer:
                 "version": version,
                 "digest": digest,
                 "model": service.name,
-                "variables": json.dumps(self._kept()),
+                "variables": json.dumps(self.variables()),
                 **run,
             }
             try:
@@ -177,6 +177,15 @@ class LocalDeployer:
             with self._lock():
                 self._stop(CANDIDATE)
 
+    def variables(self) -> dict[str, str]:
+        """Those that were given: here, or for the version that serves.
+
+        One that has crashed counts: who may ask does not change by an accident.
+        """
+        record = self._supervisor.find(TRANSFORMER)
+        before = record.details.get("variables", "{}") if record else "{}"
+        return {**json.loads(before), **self._given}
+
     def stop(self) -> None:
         """End the live version and any candidate."""
         with self._lock():
@@ -192,7 +201,7 @@ class LocalDeployer:
         inner = [port for container in containers.values() for port in container.ports.values()]
         ports = dict(zip(inner, _free_ports(len(inner)), strict=True))
         processes = {}
-        variables = {**NO_DRAIN, **_features(self._settings), **self._kept()}
+        variables = {**NO_DRAIN, **_features(self._settings), **self.variables()}
         for name, container in containers.items():
             folder = self._settings.home.absolute() / "deployment" / name
             mapping = _Mapping(container, variables, model_dir, self._keys(), folder, ports)
@@ -295,21 +304,12 @@ class LocalDeployer:
         record = self._supervisor.running(prefix + TRANSFORMER)
         return record.details if record else {}
 
-    def _kept(self) -> dict[str, str]:
-        """The variables that were given: for this version, or for the one that serves.
-
-        One that has crashed counts: who may ask does not change by an accident.
-        """
-        record = self._supervisor.find(TRANSFORMER)
-        before = record.details.get("variables", "{}") if record else "{}"
-        return {**json.loads(before), **self._given}
-
     def _run_with(self) -> str:
         """Everything but the model that makes one endpoint unlike another."""
         settings = self._settings
         return json.dumps(
             {
-                "variables": {**_features(settings), **self._kept()},
+                "variables": {**_features(settings), **self.variables()},
                 "keys": str(self._keys()),
                 "address": [settings.host, settings.port, settings.grpc_port],
             },

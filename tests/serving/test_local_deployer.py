@@ -240,7 +240,7 @@ def test_the_command_serves_in_place_of_what_served(stage: Any, encoded: Encoded
     assert done.returncode == 0, done.stderr
     result = json.loads(done.stdout)
     assert result["url"] == f"http://127.0.0.1:{port}/v1/models/plates:predict"
-    assert (result["digest"], result["topology"]) == (digest, "single")
+    assert (result["digest"], result["topology"], result["tokens"]) == (digest, "single", "")
     assert result["grpc"].startswith("127.0.0.1:")
     assert version_of(result["url"], encoded()) == result["version"] == digest[:12]
     assert names(stage) == ["transformer"]
@@ -269,6 +269,7 @@ def test_tokens_are_asked_for_at_once_and_by_every_later_version(
     folder, digest = stage.model("two", 64)
     served = stage.deployer.promote(stage.deployer.candidate(single, folder, "2", digest))
     assert (served.version, status(), status(**shown)) == ("2", 401, 200)
+    assert stage.deployer.variables() == {"TOKENS_FILE": str(tokens)}
     before = serving_processes(stage)
     assert stage.deployer.candidate(single, folder, "2", digest) == served
     assert serving_processes(stage) == before
