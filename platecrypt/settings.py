@@ -266,8 +266,8 @@ def load(**flags: Any) -> Settings:
         name = str(first["loc"][0]) if first["loc"] else "?"
         where = sources(given).get(name, f"{config_file()}")
         # What has no name of ours may be a misspelt secret.
-        known = name in Settings.model_fields and first["type"] != "extra_forbidden"
-        value = f" = {without_secrets(name, repr(first.get('input')))}" if known else ""
+        ours = name in Settings.model_fields
+        value = f" = {without_secrets(name, repr(first.get('input')))}" if ours else ""
         raise BadInputError(
             f"setting {name}{value} ({where}): {first['msg']}; "
             "`platecrypt config` lists the settings"

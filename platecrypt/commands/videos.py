@@ -33,15 +33,12 @@ def protect_one(job: "Job", options: "Options", every: int) -> "Outcome":
         every: the detector looks at every that many frames.
     """
     from platecrypt.errors import PlatecryptError
-    from platecrypt.imaging.bulk import Outcome
+    from platecrypt.imaging.bulk import failed
 
     try:
         return _protect(job, options, every)
-    except PlatecryptError as error:
-        line, code = " ".join(str(error).split()), error.exit_code
-    except OSError as error:
-        line, code = f"{error.filename or job.source}: {error.strerror}", 1
-    return Outcome(job.source, job.target, "failed", error=line, exit_code=code)
+    except (PlatecryptError, OSError) as error:
+        return failed(job, error)
 
 
 def _protect(job: "Job", options: "Options", every: int) -> "Outcome":

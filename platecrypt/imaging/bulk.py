@@ -163,26 +163,29 @@ class Worker:
 
     def run(self, job: Job) -> Outcome:
         """Do one job; whatever is wrong with its file is in the outcome."""
-        failed = Outcome(job.source, job.target, "failed", exit_code=1)
         try:
             data = job.source.read_bytes()
             if not self.options.force and is_done(data, job.target):
-                return replace(failed, state="skipped", exit_code=0)
+                return Outcome(job.source, job.target, "skipped")
             done = self.protect(data, job.boxes)
             job.target.parent.mkdir(parents=True, exist_ok=True)
             if done.sidecar is not None:
                 # First: a protected picture whose plates are nowhere would be a loss.
                 write_whole(sidecar_of(job.target), done.sidecar)
             write_whole(job.target, done.data)
-        except PlatecryptError as error:
-            message = " ".join(str(error).split())
-            return replace(failed, error=message, exit_code=error.exit_code)
-        except (KeyringError, MemoryError) as error:
-            return replace(failed, error=str(error) or "not enough memory")
-        except OSError as error:
-            return replace(failed, error=f"{error.filename or job.source}: {error.strerror}")
-        plates = len(done.regions)
-        return replace(failed, state="protected", exit_code=0, plates=plates, notes=done.notes)
+        except (PlatecryptError, KeyringError, MemoryError, OSError) as error:
+            return failed(job, error)
+        return Outcome(job.source, job.target, "protected", len(done.regions), done.notes)
+
+
+def failed(job: Job, error: Exception) -> Outcome:
+    """What became of a file that could not be done: the error in one line."""
+    code = error.exit_code if isinstance(error, PlatecryptError) else 1
+    if isinstance(error, OSError):
+        line = f"{error.filename or job.source}: {error.strerror}"
+    else:
+        line = " ".join(str(error).split()) or "not enough memory"
+    return Outcome(job.source, job.target, "failed", error=line, exit_code=code)
 
 
 def is_done(data: bytes, target: Path) -> bool:

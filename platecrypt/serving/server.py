@@ -408,8 +408,10 @@ class _InPieces(Response):
     async def __call__(self, scope: Any, receive: Any, send: Any) -> None:
         start = {"type": "http.response.start", "status": 200, "headers": self.raw_headers}
         await send(start)
-        for left, piece in zip(range(len(self._pieces) - 1, -1, -1), self._pieces, strict=True):
-            await send({"type": "http.response.body", "body": piece, "more_body": left > 0})
+        *others, last = self._pieces
+        for piece in others:
+            await send({"type": "http.response.body", "body": piece, "more_body": True})
+        await send({"type": "http.response.body", "body": last})
 
 
 async def _grpc_server(servicer: _Servicer, args: argparse.Namespace) -> Any:
