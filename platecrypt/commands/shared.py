@@ -26,17 +26,10 @@ def load_settings(**flags: Any) -> "Settings":
 
 
 def load_keyring(path: Path) -> "Keyring":
-    """The keyring in a file.
+    """As `platecrypt.imaging.sealing.load_keyring`, which is imported when it is needed."""
+    from platecrypt.imaging.sealing import load_keyring as work
 
-    Raises:
-        BadInputError: it cannot be used; the message names the file and the remedy.
-    """
-    from platecrypt.cipher import Keyring, KeyringError
-
-    try:
-        return Keyring.load(path)
-    except KeyringError as error:
-        raise BadInputError(str(error)) from None
+    return work(path)
 
 
 def ensure_keys(path: Path) -> None:

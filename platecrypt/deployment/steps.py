@@ -4,14 +4,14 @@ import base64
 import html
 
 from platecrypt.artifacts import Artifact, write_page
-from platecrypt.cipher import Keyring, KeyringError
 from platecrypt.datasets.manifest import ImageRecord, Manifest, Split
 from platecrypt.datasets.steps import DATASET, load_manifest
 from platecrypt.deployment.engines import choose_deployer
 from platecrypt.deployment.inference_service import InferenceService
 from platecrypt.deployment.smoke import NothingFoundError, SmokeResult
 from platecrypt.deployment.smoke import smoke_test as run_smoke_test
-from platecrypt.errors import BadInputError, PlatecryptError, RefusedError, UnavailableError
+from platecrypt.errors import PlatecryptError, RefusedError, UnavailableError
+from platecrypt.imaging.sealing import load_keyring
 from platecrypt.settings import Settings
 from platecrypt.steps import say, step
 from platecrypt.storage import ObjectStore
@@ -45,7 +45,7 @@ def smoke_test(settings: Settings, url: str, manifest: Artifact, report: Artifac
     store = ObjectStore(settings.store())
     shown = [*_widest_first(dataset, "test"), *_widest_first(dataset, "train")]
     try:
-        keyring, token = _keyring(settings), settings.endpoint_token
+        keyring, token = load_keyring(settings.keyring_path), settings.endpoint_token
         for image in shown:
             data = store.get(image.key)
             try:
@@ -85,13 +85,6 @@ def promote(settings: Settings, version: str) -> str:
         tracker.remove_alias("challenger")
     say(f"version {version} is the champion and serves at {served.url}")
     return served.url
-
-
-def _keyring(settings: Settings) -> Keyring:
-    try:
-        return Keyring.load(settings.keyring_path)
-    except KeyringError as error:
-        raise BadInputError(str(error)) from None
 
 
 def _widest_first(dataset: Manifest, split: Split) -> list[ImageRecord]:

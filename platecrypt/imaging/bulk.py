@@ -12,7 +12,7 @@ from pathlib import Path
 from types import MappingProxyType
 from typing import ClassVar, Literal
 
-from platecrypt.cipher import Keyring, KeyringError, warm_up
+from platecrypt.cipher import KeyringError, warm_up
 from platecrypt.detection import Detector, Name, Precision
 from platecrypt.errors import BadInputError, PlatecryptError, UnavailableError
 from platecrypt.imaging.boxes import Quads
@@ -25,7 +25,7 @@ from platecrypt.imaging.files import (
 )
 from platecrypt.imaging.recover import FORMATS, sealed_in
 from platecrypt.imaging.regions import MARGIN
-from platecrypt.imaging.sealing import Origin
+from platecrypt.imaging.sealing import Origin, load_keyring
 
 State = Literal["protected", "skipped", "failed"]
 MANY = 250
@@ -116,10 +116,7 @@ class Worker:
         cv2.setNumThreads(1)  # processes run beside each other
         if options.compiled:
             warm_up()
-        try:
-            self._keyring = Keyring.load(options.keys)
-        except KeyringError as error:
-            raise BadInputError(str(error)) from None
+        self._keyring = load_keyring(options.keys)
         self.options = options
         self._detector = None
         if options.model is not None:

@@ -3,9 +3,18 @@
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from datetime import UTC, datetime
+from pathlib import Path
 from typing import Any
 
-from platecrypt.cipher import FRAME, RECORD, Keyring, canonical_json, padded_record, seal
+from platecrypt.cipher import (
+    FRAME,
+    RECORD,
+    Keyring,
+    KeyringError,
+    canonical_json,
+    padded_record,
+    seal,
+)
 from platecrypt.errors import BadInputError
 from platecrypt.imaging.regions import Boxes, Region, grown, hull_boxes, region_of
 
@@ -92,6 +101,18 @@ class Sealer:
         record = padded_record({"plates": plates, "regions": count})
         ctx = canonical_json(self.context)
         return seal(record, ctx, self.keyring, content_type=RECORD, flags=self.flags)
+
+
+def load_keyring(path: Path) -> Keyring:
+    """The keyring in a file.
+
+    Raises:
+        BadInputError: it cannot be used; the message names the file and the remedy.
+    """
+    try:
+        return Keyring.load(path)
+    except KeyringError as error:
+        raise BadInputError(str(error)) from None
 
 
 def check_scores(boxes: Boxes, scores: Sequence[float] | None) -> None:
