@@ -41,6 +41,9 @@ def template_problems(template: dict[str, Any], names: set[str]) -> Iterator[str
         yield f"{WHERE}.trialSpec: ${{trialParameters.{name}}} is not among trialParameters"
     for name in sorted(declared - used):
         yield f"{WHERE}.trialParameters: {name!r} is used nowhere in trialSpec"
+    deadline = mapping(trial.get("spec")).get("activeDeadlineSeconds", 1)
+    if type(deadline) is not int or deadline < 1:  # of any kind: the local engine ends trials by it
+        yield f"{WHERE}.trialSpec.spec.activeDeadlineSeconds {deadline!r}: a whole number from 1"
     yield from _wrong_job(trial)
     yield from _wrong_container(template, trial)
 
@@ -67,9 +70,6 @@ def _wrong_job(trial: dict[str, Any]) -> Iterator[str]:
     if (trial.get("apiVersion"), trial.get("kind")) != ("batch/v1", "Job"):
         return
     where = f"{WHERE}.trialSpec.spec.template.spec"
-    deadline = mapping(trial.get("spec")).get("activeDeadlineSeconds", 1)
-    if type(deadline) is not int or deadline < 1:
-        yield f"{WHERE}.trialSpec.spec.activeDeadlineSeconds {deadline!r}: a whole number from 1"
     pod = _pod(trial)
     if pod and pod.get("restartPolicy") not in ("Never", "OnFailure"):
         yield f"{where}.restartPolicy {pod.get('restartPolicy')!r}: Never or OnFailure"

@@ -176,6 +176,13 @@ WRONG: list[tuple[Change, str]] = [
     (put(SPEC, "parameters", 0)("lr0"), r"parameters\[0\]: Input should be"),
     (put(SPEC, "trialTemplate", "configMap")({}), "trialTemplate.configMap"),
     (put(SPEC, "trialTemplate", "trialSpec", "kind")(""), "trialSpec.kind is missing"),
+    *(
+        (
+            put(SPEC, "trialTemplate", "trialSpec", "spec", "activeDeadlineSeconds")(value),
+            "activeDeadlineSeconds",
+        )
+        for value in ("10m", 0, True, 1.5)
+    ),
     (put(SPEC, "trialTemplate", "trialSpec", "metadata")({"namespace": "x"}), "namespace: Katib"),
     (
         lambda raw: raw[SPEC]["trialTemplate"]["trialParameters"].append(
