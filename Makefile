@@ -10,7 +10,8 @@ CRDS ?= $(wildcard ../shared/crds ../shared/crds/kserve-0.18)
 MANIFESTS := infra/kustomize infra/argocd infra/argocd/applications katib infra/kustomize/search \
   infra/kustomize/restore/mlflow infra/kustomize/restore/feast
 # Most tests share the cores; those that want the machine for themselves are marked `alone`.
-SHARED_TESTS := $(BIN)/pytest -q -n logical --dist loadfile
+# A worker that dies ends the run and names its test; were it replaced, pytest-xdist could wait for ever.
+SHARED_TESTS := $(BIN)/pytest -q -n logical --dist loadfile --max-worker-restart=0
 export PYTHONWARNINGS ?= ignore
 
 .DEFAULT_GOAL := help

@@ -4,6 +4,7 @@ A backend takes letterboxed frames as they are, `(B, H, W, 3)` uint8, and gives 
 network, `(B, 5, N)` float32: cx, cy, w, h in pixels of the frame, and the score.
 """
 
+import functools
 import logging
 import statistics
 import threading
@@ -32,6 +33,7 @@ OFTEN, SHAPES = 20, 4  # frames of a shape before it has a network of its own; s
 WIDE = 9 / 16  # of the frame that is measured with: what most cameras make
 
 logger = logging.getLogger("platecrypt.detection")
+_making_core = threading.Lock()
 
 
 class Backend(Protocol):
@@ -151,7 +153,7 @@ class OpenVino:
         import openvino
         from openvino.preprocess import PrePostProcessor  # type: ignore[import-untyped]
 
-        core = openvino.Core()
+        core = _openvino_core()
         network = core.read_model(self._model, b"")
         network.reshape(sides)
         steps = PrePostProcessor(network)
@@ -298,15 +300,34 @@ def first_line(error: Exception) -> str:
     return str(error).strip().split("\n")[0][:200]
 
 
+def _openvino_core() -> Any:
+    """OpenVINO's core: one for the life of the process.
+
+    A core gives the thread that makes it a stack for signal handlers, and unmaps that stack when it
+    is destroyed. Of two cores that are destroyed in the order of their making, or of one that is
+    destroyed by another thread, a pointer to nothing stays behind, and the next signal kills the
+    process: it does not drain, and nobody is told why.
+    """
+    with _making_core:  # a cache alone lets two threads make two
+        return _made_core()
+
+
+@functools.cache
+def _made_core() -> Any:
+    import openvino
+
+    return openvino.Core()
+
+
 def _openvino_precisions(precision: Precision, *, quantised: bool) -> list[Precision]:
     try:
-        import openvino
+        import openvino  # noqa: F401
     except ImportError:
         logger.info("OpenVINO is not installed; ONNX Runtime runs the network")
         return []
     if quantised:
         return ["int8"]
-    capable = "BF16" in openvino.Core().get_property("CPU", "OPTIMIZATION_CAPABILITIES")
+    capable = "BF16" in _openvino_core().get_property("CPU", "OPTIMIZATION_CAPABILITIES")
     if precision == "bf16":
         if not capable:
             raise BadInputError("this CPU has no bf16; choose another precision")

@@ -2,6 +2,8 @@
 
 import logging
 import runpy
+import subprocess
+import sys
 import time
 from pathlib import Path
 from typing import Any
@@ -56,6 +58,31 @@ def test_openvino_answers_several_threads_their_own_question(model: Path) -> Non
         found = [one.boxes for one in pool.map(detector.detect, pictures * 3)]
     for one, other in zip(found, expected * 3, strict=True):
         np.testing.assert_allclose(one, other, atol=0.01)  # a shape gets its own network midway
+
+
+TERMINATED = """
+import gc, os, signal, sys, threading
+from pathlib import Path
+from platecrypt.detection import Detector
+first, second = (Detector.load(Path(sys.argv[1]), backend="openvino") for _ in range(2))
+del first
+gc.collect()
+del second
+gc.collect()
+third = [Detector.load(Path(sys.argv[1]), backend="openvino")]
+ending = threading.Thread(target=lambda: (third.clear(), gc.collect()))
+ending.start()
+ending.join()
+signal.signal(signal.SIGTERM, lambda *_: sys.exit(7))
+os.kill(os.getpid(), signal.SIGTERM)
+"""
+
+
+def test_a_signal_finds_its_handler_after_networks_were_dropped(model: Path) -> None:
+    """OpenVINO replaces the stack of signal handlers, and gives back what it thinks was there."""
+    pytest.importorskip("openvino", reason="OpenVINO is not installed")
+    ended = subprocess.run([sys.executable, "-c", TERMINATED, str(model)], check=False, timeout=120)
+    assert ended.returncode == 7, "killed by the signal's delivery"
 
 
 def test_auto_measures_and_says_what_it_chose(
