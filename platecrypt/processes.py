@@ -235,14 +235,7 @@ def stop_tree(pid: int, grace_s: float = STOP_GRACE_S) -> None:
         family = [parent, *parent.children(recursive=True)]
     except psutil.NoSuchProcess:
         return
-    for process in family:
-        with contextlib.suppress(psutil.NoSuchProcess):
-            process.send_signal(signal.SIGTERM)
-    _, alive = psutil.wait_procs(family, timeout=grace_s)
-    for process in alive:
-        with contextlib.suppress(psutil.NoSuchProcess):
-            process.kill()
-    psutil.wait_procs(alive, timeout=grace_s)
+    _end(family, signal.SIGTERM, grace_s)
 
 
 def interrupt_children(supervisor: Supervisor, grace_s: float = STOP_GRACE_S) -> None:
@@ -256,13 +249,30 @@ def interrupt_children(supervisor: Supervisor, grace_s: float = STOP_GRACE_S) ->
             kept.update(child.pid for child in psutil.Process(record.pid).children(recursive=True))
             kept.add(record.pid)
     family = [p for p in psutil.Process().children(recursive=True) if p.pid not in kept]
-    for process in family:
-        with contextlib.suppress(psutil.NoSuchProcess):
-            process.send_signal(signal.SIGINT)
-    _, alive = psutil.wait_procs(family, timeout=grace_s)
-    for process in alive:
-        with contextlib.suppress(psutil.NoSuchProcess):
-            process.kill()
+    _end(family, signal.SIGINT, grace_s)
+
+
+def lives(process: psutil.Process) -> bool:
+    """Whether a process has not ended; one whose parent has not asked how it ended, has."""
+    try:
+        return bool(process.status() != psutil.STATUS_ZOMBIE and process.is_running())
+    except psutil.NoSuchProcess:
+        return False
+
+
+def _end(family: Sequence[psutil.Process], ask: signal.Signals, grace_s: float) -> None:
+    """Send `ask`, kill who is left after `grace_s`, and give those as long again to be gone."""
+    for number in (ask, signal.SIGKILL):
+        alive = [process for process in family if lives(process)]
+        for process in alive:
+            with contextlib.suppress(psutil.NoSuchProcess):
+                process.send_signal(number)
+        deadline = time.monotonic() + grace_s
+        while any(map(lives, alive)) and time.monotonic() < deadline:
+            time.sleep(POLL_S)
+    for process in family:  # our own children leave the table of processes when they are asked
+        with contextlib.suppress(psutil.Error):
+            process.wait(timeout=0)
 
 
 def last_lines(path: Path, count: int = 5, limit: int = 20_000) -> str:

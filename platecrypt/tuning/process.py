@@ -10,6 +10,7 @@ from pathlib import Path
 
 import psutil
 
+from platecrypt.processes import lives
 from platecrypt.tuning.collector import Metric, StreamCollector
 from platecrypt.tuning.command import METRICS_FILE, Command
 
@@ -100,7 +101,7 @@ class TrialProcess:
         """After `terminate`: whether all have ended, or their time is over."""
         self._process.poll()
         late = self._deadline is not None and time.monotonic() >= self._deadline
-        return late or not any(_lives(process) for process in self._family)
+        return late or not any(lives(process) for process in self._family)
 
     def finish(self) -> None:
         """End what is left: its process group, and after `terminate` whoever carries its marks."""
@@ -133,10 +134,3 @@ def end_marked(work_dir: Path, name: str = "") -> None:
             if ours and name in ("", environment.get(TRIAL)) and process.pid != os.getpid():
                 process.kill()
                 process.wait(timeout=5)
-
-
-def _lives(process: psutil.Process) -> bool:
-    try:
-        return bool(process.status() != psutil.STATUS_ZOMBIE and process.is_running())
-    except psutil.NoSuchProcess:
-        return False

@@ -4,13 +4,14 @@ import os
 import signal
 import sys
 import threading
+import time
 from pathlib import Path
 
 import psutil
 import pytest
 
 from platecrypt.errors import BadInputError, UnavailableError
-from platecrypt.processes import Supervisor, file_lock, require_free_port, stop_tree
+from platecrypt.processes import Supervisor, file_lock, lives, require_free_port, stop_tree
 
 SLEEPER = [sys.executable, "-c", "import time; print('up', flush=True); time.sleep(600)"]
 STUBBORN = [
@@ -80,7 +81,22 @@ def test_one_that_ignores_term_is_killed_with_its_children(tmp_path: Path) -> No
     parent = supervisor.start("p", PARENT, ready=lambda: bool(printed(supervisor, "p").strip()))
     child = int(printed(supervisor, "p"))
     stop_tree(parent.pid)
-    assert not psutil.pid_exists(child)
+    # An orphan stays in the table of processes until the system's first process asks for it.
+    assert not psutil.pid_exists(child) or not lives(psutil.Process(child))
+
+
+def test_one_whose_parent_does_not_ask_how_it_ended_is_not_waited_for(tmp_path: Path) -> None:
+    """Who started it goes on and never asks, and it is somebody else who stops it."""
+    supervisor = Supervisor(tmp_path)
+    record = supervisor.start("p", PARENT, ready=lambda: bool(printed(supervisor, "p").strip()))
+    child = int(printed(supervisor, "p"))
+    try:
+        began = time.monotonic()
+        stop_tree(child, grace_s=60)
+        assert psutil.Process(child).status() == psutil.STATUS_ZOMBIE
+        assert time.monotonic() - began < 60, "it waited until the time was over"
+    finally:
+        stop_tree(record.pid)
 
 
 def test_one_that_ends_at_once_is_an_error_that_shows_its_last_lines(tmp_path: Path) -> None:
