@@ -21,7 +21,9 @@ import importlib.util
 import json
 import os
 import signal
+import socket
 import statistics
+import struct
 import subprocess
 import sys
 import tempfile
@@ -50,6 +52,7 @@ OUT = ROOT / "build" / "benchmarks"
 PLATES = ((600, 480, 800, 520), (1150, 560, 1390, 620))  # x1, y1, x2, y2 in the picture
 WIDTH, HEIGHT = 1920, 1080
 READY_S = 60.0
+MOVED = struct.Struct("<II")
 CALLS = 10  # that a candidate makes in its turn
 HEADERS = {"content-type": "image/jpeg", "accept": "image/jpeg"}
 # What the manifests give the containers.
@@ -163,6 +166,23 @@ class Bench:
             yield server
 
     @contextlib.contextmanager
+    def mover(self, size: int, precision: str) -> Iterator["Mover"]:
+        """The least that a server does: it moves bytes, and runs the network in between."""
+        port = free_port()
+        folder = str(self.model(size))
+        code = (
+            f"import runpy; runpy.run_path({__file__!r})['move']({folder!r}, {precision!r}, {port})"
+        )
+        name = f"mover-{port}"
+        try:
+            record = self.supervisor.start(name, [sys.executable, "-c", code], env=ALLOCATOR)
+            server = Mover(port, 0, [psutil.Process(record.pid)])
+            server.wait()
+            yield server
+        finally:
+            self.supervisor.stop(name)
+
+    @contextlib.contextmanager
     def _running(self, processes: dict[str, list[str]], port: int, grpc: int) -> Iterator["Server"]:
         began = time.monotonic()
         names = [f"{name}-{port}" for name in processes]
@@ -237,6 +257,79 @@ class Server:
     def predict(self, jpeg: bytes) -> bytes:
         """JPEG in, protected JPEG out."""
         return self.post("/v1/models/plates:predict", jpeg, HEADERS)
+
+
+class Mover(Server):
+    """What `move` serves: the lengths of request and answer, then the request; then the answer."""
+
+    def wait(self) -> None:
+        """Until it answers."""
+        deadline = time.monotonic() + READY_S
+        while time.monotonic() < deadline:
+            try:
+                return self.move(1, 1)
+            except OSError:
+                time.sleep(0.05)
+        raise SystemExit("the server of bytes did not become ready")
+
+    def move(self, sent: int, wanted: int) -> None:
+        """One request of `sent` bytes, answered by `wanted` bytes."""
+        if not hasattr(self._own, "connection"):
+            self._own.connection = socket.create_connection(("127.0.0.1", self.port))
+            self._own.room = bytearray(2**23)
+        self._own.connection.sendall(MOVED.pack(sent, wanted) + bytes(sent))
+        while wanted:
+            got = self._own.connection.recv_into(self._own.room, wanted)
+            if not got:
+                raise SystemExit("the server of bytes ended")
+            wanted -= got
+
+
+def move(folder: str, precision: str, port: int) -> None:
+    """Serve a `Mover`, in a process of its own: one thread for sockets, one for the network."""
+    import asyncio
+    from concurrent.futures import ThreadPoolExecutor
+
+    import uvloop
+
+    cv2.setNumThreads(1)
+    detector = Detector.load(
+        Path(folder) / "model.onnx", backend=BACKENDS[precision], precision=precision
+    )
+    picture = np.zeros((HEIGHT, WIDTH, 3), np.uint8)
+    pool = ThreadPoolExecutor(1)
+
+    class Moving(asyncio.BufferedProtocol):
+        """Bytes go straight to where they belong."""
+
+        def connection_made(self, transport: asyncio.BaseTransport) -> None:
+            self.transport: Any = transport
+            self.expect(MOVED.size)
+
+        def expect(self, length: int) -> None:
+            self.room, self.filled = memoryview(bytearray(length)), 0
+
+        def get_buffer(self, sizehint: int) -> memoryview:
+            return self.room[self.filled :]
+
+        def buffer_updated(self, nbytes: int) -> None:
+            self.filled += nbytes
+            if self.filled < len(self.room):
+                return
+            length = MOVED.size
+            if len(self.room) == MOVED.size:
+                length, self.wanted = MOVED.unpack(self.room)
+            else:
+                asked = asyncio.get_running_loop().run_in_executor(pool, detector.detect, picture)
+                asked.add_done_callback(lambda _: self.transport.write(bytes(self.wanted)))
+            self.expect(length)
+
+    async def main() -> None:
+        loop = asyncio.get_running_loop()
+        server = await loop.create_server(Moving, "127.0.0.1", port)
+        await server.serve_forever()
+
+    uvloop.run(main())
 
 
 def export(folder: str, size: int) -> None:
@@ -335,8 +428,18 @@ def costs(bench: Bench, size: int, rounds: int) -> Rows:
     pixels = np.ascontiguousarray(cv2.resize(bench.picture, (640, 640)))
     for kind in precisions():
         protector = core(bench, size, kind)
+        detector = Detector.load(model, backend=BACKENDS[kind], precision=kind)
         flags = (f"--precision={kind}", f"--backend={BACKENDS[kind]}")
-        with bench.single(size, *flags) as single, bench.collocated(size, *flags) as both:
+        with (
+            bench.single(size, *flags) as single,
+            bench.collocated(size, *flags) as both,
+            bench.mover(size, kind) as mover,
+        ):
+            blank = np.zeros_like(bench.picture)
+            answers = {
+                "": (len(bench.jpeg), len(single.predict(bench.jpeg))),
+                ", pixels": (pixels.nbytes, pixels.nbytes),
+            }
 
             def inside(source: Any, core: Any = protector) -> Callable[[], float]:
                 return here(lambda: core.protect(Picture(source), Options(), headers={}))
@@ -346,7 +449,12 @@ def costs(bench: Bench, size: int, rounds: int) -> Rows:
                 "forward of the rectangle": here(lambda: bare.run(None, {"images": rectangle})),
                 "in process": inside(bench.jpeg),
                 "in process, pixels": inside(pixels),
+                "in process, blank": here(lambda d=detector, p=blank: d.detect(p)),
             }
+            for what, (sent, wanted) in answers.items():
+                candidates[f"moved{what}"] = at(
+                    mover, lambda m=mover, s=sent, w=wanted: m.move(s, w)
+                )
             for name, server in (("single", single), ("collocated", both)):
                 for wire, ask in wires(server, bench.jpeg, pixels).items():
                     candidates[f"{name} {wire}"] = at(server, ask)
@@ -454,6 +562,13 @@ def cost_rows(title: str, found: dict[str, float]) -> Rows:
                 f"{cost / base:.2f} x ({cost:.1f} ms)",
                 f"<= {limits[topology]:.2f} x",
             )
+        )
+    for what in ("", ", pixels"):
+        moved = found[f"moved{what}"] - found["in process, blank"]
+        share = 1 + moved / found[f"in process{what}"]
+        seen = f"{share:.2f} x ({moved:.1f} ms)"
+        rows.append(
+            (f"{title}: the least: the path and a server that only moves bytes{what}", seen, "")
         )
     bf16 = title.endswith("bf16")
     for topology, demand in (
