@@ -32,6 +32,9 @@ class Cluster:
         patience_s: how long a server that does not answer is asked again.
         note: told of each repetition.
 
+    Attributes:
+        end: of the monotonic clock, after which nothing is asked again; None: there is none.
+
     Raises:
         BadInputError: no cluster is configured.
     """
@@ -46,6 +49,7 @@ class Cluster:
         self._kubeconfig = kubeconfig
         self._patience_s = patience_s
         self._note = note
+        self.end: float | None = None
         self._api, of_context = _connect(kubeconfig)
         self.namespace = namespace or of_context
 
@@ -160,10 +164,16 @@ class Cluster:
                 pause = answer.retry_after or wait
             except HTTPError as error:
                 reason = f"{type(error).__name__}: {error}"
-            if time.monotonic() - began + pause > self._patience_s:
+            now = time.monotonic()
+            patience = self._patience_s
+            if self.end is not None:
+                patience = min(patience, max(0.0, self.end - began))
+            left = began + patience - now
+            if left <= 0:
                 raise UnavailableError(
-                    f"the cluster did not answer within {self._patience_s:g} s ({reason})"
+                    f"the cluster did not answer within {patience:.3g} s ({reason})"
                 ) from None
+            pause = min(pause, left)
             self._note(f"asking again in {pause:.1f} s: {reason}")
             time.sleep(pause)
             wait = min(wait * 2, LONGEST_WAIT_S)

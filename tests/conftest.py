@@ -1,6 +1,7 @@
 """What every kind of test shares: a state folder of its own, and an object store that is real."""
 
 import os
+import signal
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -12,6 +13,10 @@ from platecrypt.storage import ObjectStore
 from platecrypt.storage.embedded import ensure_store
 
 ROOT = Path(__file__).resolve().parents[1]
+
+
+# A shell that runs the tests in the background makes them, and what they start, deaf to Ctrl-C.
+signal.signal(signal.SIGINT, signal.default_int_handler)
 
 
 @pytest.fixture(autouse=True, scope="session")

@@ -1,6 +1,7 @@
 """`platecrypt tune`: run a Katib Experiment, check it, or say what it will cost."""
 
 from collections.abc import Sequence
+from dataclasses import asdict
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
@@ -13,6 +14,8 @@ if TYPE_CHECKING:
     from platecrypt.settings import Settings
     from platecrypt.tuning import Experiment, TuningResult
     from platecrypt.tuning.engines import Tuner
+    from platecrypt.tuning.forecast import Forecast
+    from platecrypt.tuning.proposer import EarlierResult
 
 SECONDS_AN_HOUR = 3600
 
@@ -88,21 +91,18 @@ def tune(
             "in the trial template"
         )
     tuner = _tuner(settings, variables, sources, parallel, namespace, timeout, delete)
-    if forecast:
-        price = settings.device_hour_price if price is None else price
-        _forecast(tuner, experiment, folder, price, parallel, as_json)
-        return
     taken = read_earlier(experiment, warm_start, settings) if warm_start else None
     if taken:
         say(f"{len(taken.results)} results of {taken.source}, {taken.passed_over} do not fit")
+    earlier = taken.results if taken else ()
+    if forecast:
+        price = settings.device_hour_price if price is None else price
+        made = _forecast(tuner, experiment, folder, earlier, price, parallel, max_device_hours)
+        print_result(as_json, asdict(made), "\n".join(made.lines()))
+        return
     with watching(experiment) as on_event:
-        found = tuner.run(
-            experiment,
-            folder,
-            on_event,
-            earlier=taken.results if taken else (),
-            limits=Limits(device_hours=max_device_hours),
-        )
+        limits = Limits(device_hours=max_device_hours)
+        found = tuner.run(experiment, folder, on_event, earlier=earlier, limits=limits)
     _write_report(found, folder)
     print_result(as_json, found.to_document(), _summary(found, folder))
     if not found.succeeded:
@@ -162,13 +162,12 @@ def _forecast(
     tuner: "Tuner",
     experiment: "Experiment",
     folder: Path,
+    earlier: "Sequence[EarlierResult]",
     price: float | None,
     parallel: int | None,
-    as_json: bool,
-) -> None:
+    device_hours: float | None,
+) -> "Forecast":
     """Run what is missing for a forecast; it stays in the work dir as part of the search."""
-    from dataclasses import asdict
-
     from platecrypt.tuning import Limits, LocalTuner
     from platecrypt.tuning.display import watching
     from platecrypt.tuning.forecast import CALIBRATION_TRIALS, forecast
@@ -176,16 +175,15 @@ def _forecast(
 
     if not isinstance(tuner, LocalTuner):
         raise BadInputError("--forecast measures trials here: take --engine local")
-    found = tuner.run(experiment, folder, limits=Limits(trials=0))
+    found = tuner.run(experiment, folder, earlier=earlier, limits=Limits(trials=0))
     known = sum(trial.status in MEASURED for trial in found.trials)
     if known < CALIBRATION_TRIALS and not found.ended_for_good:
         say(f"measuring {CALIBRATION_TRIALS - known} trials; they are part of the search")
         with watching(experiment) as on_event:
-            limits = Limits(trials=CALIBRATION_TRIALS - known)
-            found = tuner.run(experiment, folder, on_event, limits=limits)
+            limits = Limits(device_hours, CALIBRATION_TRIALS - known)
+            found = tuner.run(experiment, folder, on_event, earlier=earlier, limits=limits)
     at_once = min(experiment.parallel_trials, parallel or experiment.parallel_trials)
-    made = forecast(experiment, found.trials, price=price, at_once=at_once)
-    print_result(as_json, asdict(made), "\n".join(made.lines()))
+    return forecast(experiment, found.trials, price=price, at_once=at_once)
 
 
 def _write_report(found: "TuningResult", folder: Path) -> None:

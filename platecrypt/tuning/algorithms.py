@@ -13,10 +13,10 @@ from platecrypt.tuning.fields import mapping, number, rows, text
 Check = Callable[[str], str]
 
 
-def _whole(least: int) -> Check:
+def _whole(least: int, most: int = 2**31 - 1) -> Check:
     def check(value: str) -> str:
-        found = number(value, whole=True)
-        return "" if found is not None and found >= least else f"a whole number from {least}"
+        fine = value.isascii() and value.isdigit() and least <= int(value[:20]) <= most
+        return "" if fine else f"a whole number from {least} to {most}"
 
     return check
 
@@ -40,7 +40,7 @@ def _any(value: str) -> str:
 
 
 ABOVE_ZERO = _between(0, float("inf"))
-SEED = {"random_state": _whole(0)}
+SEED = {"random_state": _whole(0, 2**32 - 1)}  # what NumPy takes
 STARTUP = {"n_startup_trials": _whole(0), "n_ei_candidates": _whole(1)}
 SETTINGS: Mapping[str, Mapping[str, Check]] = {
     "random": SEED,
@@ -104,6 +104,11 @@ def setting_problems(spec: Mapping[str, Any]) -> Iterator[str]:
     if "earlyStopping" in spec:
         yield from _named(mapping(spec["earlyStopping"]), "spec.earlyStopping", EARLY_STOPPING)
     given = settings_of(algorithm)
+    if {"n_EI_candidates", "n_ei_candidates"} <= given.keys():
+        yield (
+            "spec.algorithm.algorithmSettings: n_EI_candidates and n_ei_candidates are the same; "
+            "give one"
+        )
     names = {str(row.get("name")): row for _, row in rows(spec.get("parameters"))}
     match algorithm.get("algorithmName"):
         case "hyperband":

@@ -6,6 +6,7 @@ error at a time. Here every error is collected and named by its field path, with
 instead.
 """
 
+import math
 import re
 from collections.abc import Iterator
 from typing import Any
@@ -31,6 +32,9 @@ COLLECTORS: dict[str, str | None] = {
 }
 NAME = re.compile(r"[a-z]([-a-z0-9]*[a-z0-9])?")
 LONGEST_NAME = 40
+# Python reads these, Go does not: look-ahead, look-behind, atomic groups, back references.
+_NOT_RE2 = re.compile(r"\(\?(?:[=!>(#]|<[=!]|P=)|\\[1-9]")
+_ESCAPED = re.compile(r"\\[^1-9]")
 
 
 def problems(document: dict[str, Any]) -> list[str]:
@@ -47,6 +51,7 @@ def shape_problems(document: dict[str, Any]) -> Iterator[str]:
     from kubeflow_katib_api.models.v1beta1_experiment import V1beta1Experiment
     from pydantic import ValidationError
 
+    yield from _wrong_keys(document, "")
     for part in ("metadata", "spec"):
         if part not in document:
             yield f"{part} is missing"
@@ -56,6 +61,18 @@ def shape_problems(document: dict[str, Any]) -> Iterator[str]:
         for item in error.errors():
             yield f"{_path(item['loc'])}: {item['msg']}, not {item['input']!r:.60}"
     yield from _unknown(document, V1beta1Experiment, "")
+
+
+def _wrong_keys(part: Any, path: str) -> Iterator[str]:
+    """Keys that are no text: YAML has them, JSON and Kubernetes do not."""
+    if isinstance(part, dict):
+        for name, value in part.items():
+            where = f"{path}.{name}" if path else str(name)
+            if not isinstance(name, str):
+                yield f"{where}: the key {name!r} is no text; quote it"
+            yield from _wrong_keys(value, where)
+    for index, item in enumerate(items(part)):
+        yield from _wrong_keys(item, f"{path}[{index}]")
 
 
 def _path(parts: tuple[int | str, ...]) -> str:
@@ -199,6 +216,8 @@ def _wrong_range(space: dict[str, Any], where: str, *, whole: bool) -> Iterator[
         if found[name] is None and (name != "step" or "step" in space):
             yield f"{where}.{name} {space.get(name)!r}: {what}"
     low, high, step = found["min"], found["max"], found["step"]
+    if low is not None and high is not None and not math.isfinite(high - low):
+        yield f"{where}: from {low:g} to {high:g} is wider than a double can tell"
     if low is not None and high is not None and low > high:
         yield f"{where}: min {low:g} is above max {high:g}"
     if space.get("distribution") in ("logUniform", "logNormal") and low is not None and low <= 0:
@@ -228,6 +247,8 @@ def _wrong_collector(spec: dict[str, Any]) -> Iterator[str]:
             continue
         if groups < 2:
             yield f"{where}.source.filter {rule!r}: needs two groups, name and value"
+        if _NOT_RE2.search(_ESCAPED.sub("", rule)):
+            yield f"{where}.source.filter {rule!r}: Katib's RE2 looks neither around nor back"
 
 
 def _wrong_file(kind: str, place: dict[str, Any], where: str) -> Iterator[str]:

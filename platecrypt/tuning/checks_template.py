@@ -5,6 +5,7 @@ import re
 from collections.abc import Iterator
 from typing import Any
 
+from platecrypt.tuning.checks_job import wrong_container, wrong_gpus, wrong_job
 from platecrypt.tuning.fields import items, mapping, rows, text
 
 PLACEHOLDER = re.compile(r"\$\{trialParameters\.([^}]*)\}")
@@ -13,6 +14,7 @@ ABOUT_TRIAL = re.compile(
     r"\$\{trialSpec\.(?:(Name|Namespace|Kind|APIVersion)|(Labels|Annotations)\[([^\]]+)\])\}"
 )
 WHERE = "spec.trialTemplate"
+GPU = "nvidia.com/gpu"
 
 
 def template_problems(template: dict[str, Any], names: set[str]) -> Iterator[str]:
@@ -65,11 +67,17 @@ def _wrong_parameters(template: dict[str, Any], names: set[str]) -> Iterator[str
             seen[field].add(value)
 
 
+def is_job(trial: dict[str, Any]) -> bool:
+    """Whether a trial is Kubernetes' own Job."""
+    return (trial.get("apiVersion"), trial.get("kind")) == ("batch/v1", "Job")
+
+
 def _wrong_job(trial: dict[str, Any]) -> Iterator[str]:
     """What a batch/v1 Job must have; other kinds are checked by their own controllers."""
-    if (trial.get("apiVersion"), trial.get("kind")) != ("batch/v1", "Job"):
+    if not is_job(trial):
         return
     where = f"{WHERE}.trialSpec.spec.template.spec"
+    yield from wrong_job(trial.get("spec", {}), f"{WHERE}.trialSpec.spec")
     pod = _pod(trial)
     if pod and pod.get("restartPolicy") not in ("Never", "OnFailure"):
         yield f"{where}.restartPolicy {pod.get('restartPolicy')!r}: Never or OnFailure"
@@ -86,17 +94,20 @@ def _wrong_container(template: dict[str, Any], trial: dict[str, Any]) -> Iterato
         yield f"{WHERE}.trialSpec.spec.template.spec.containers is missing"
         return
     names = [str(container.get("name")) for container in containers]
+    for index, container in enumerate(containers):
+        if not text(container.get("name")):
+            yield f"{WHERE}.trialSpec.spec.template.spec.containers[{index}].name is missing"
     if primary not in names:
         yield f"{WHERE}.primaryContainerName {primary!r}: containers are {', '.join(names)}"
         return
     container = containers[names.index(str(primary))]
-    for part in ("command", "args"):
-        if not all(isinstance(word, str) for word in items(container.get(part))):
-            yield f"{WHERE}.trialSpec: {part} of {primary} holds something that is no text"
+    where = f"{WHERE}.trialSpec.spec.template.spec.containers[{names.index(str(primary))}]"
+    if not is_job(trial):  # a Job was checked as a whole
+        yield from wrong_container(container, where)
+    limits = mapping(mapping(container.get("resources")).get("limits"))
+    yield from wrong_gpus(limits, GPU, where)
     for index, row in rows(container.get("env")):
         if not text(row.get("name")):
-            yield f"{WHERE}.trialSpec: env[{index}] of {primary} has no name"
-        elif "value" in row and not isinstance(row["value"], str):
-            yield f"{WHERE}.trialSpec: env {row['name']} of {primary} is no text; quote it"
+            yield f"{where}.env[{index}] has no name"
     if not container.get("command"):
         yield f"{WHERE}.trialSpec: {primary} needs a command (what its image runs is unknown here)"

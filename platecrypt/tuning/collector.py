@@ -8,13 +8,23 @@ from typing import Protocol
 
 from platecrypt.tuning.experiment import Collector
 
-# A line that never ends (a progress bar, binary noise) is cut here; no metric is longer.
-LONGEST_LINE = 8192
+# A longer line of text is read in pieces, so that one that never ends (binary noise) does not fill
+# the memory; a longer JSON object is passed over.
+LONGEST_TEXT, LONGEST_JSON = 8192, 2**20
 Metric = tuple[str, float]
+_BETWEEN = re.compile(rb"(?<!=)\s(?=[^\s=])")  # not around the sign of `name = value`
 
 
 class LineReader(Protocol):
-    """Finds metrics in one line."""
+    """Finds metrics in one line.
+
+    Attributes:
+        longest: bytes of a line that it reads at once.
+        pieces: whether a longer line is read in pieces, else it is passed over.
+    """
+
+    longest: int
+    pieces: bool
 
     def read(self, line: bytes) -> Iterator[Metric]:
         """The metrics of a line without its end."""
@@ -31,14 +41,45 @@ class StreamCollector:
     def feed(self, data: bytes) -> Iterator[Metric]:
         """The metrics in the lines that `data` completes."""
         *lines, self._rest = (self._rest + data).split(b"\n")
-        self._rest = self._rest[:LONGEST_LINE]
         for line in lines:
-            yield from self._reader.read(line[:LONGEST_LINE])
+            yield from self._line(line)
+        if len(self._rest) > 2 * self._reader.longest:
+            yield from self._shorten()
 
     def close(self) -> Iterator[Metric]:
         """The metrics of a last line without an end."""
         rest, self._rest = self._rest, b""
-        yield from self._reader.read(rest)
+        yield from self._line(rest)
+
+    def _line(self, line: bytes) -> Iterator[Metric]:
+        if len(line) <= self._reader.longest:
+            yield from self._reader.read(line)
+        elif self._reader.pieces:
+            for piece in _pieces(line, self._reader.longest):
+                yield from self._reader.read(piece)
+
+    def _shorten(self) -> Iterator[Metric]:
+        """Read what is there of a line that goes on; keep its last piece."""
+        if not self._reader.pieces:
+            self._rest = self._rest[: self._reader.longest + 1]  # enough to be too long
+            return
+        *pieces, self._rest = _pieces(self._rest, self._reader.longest)
+        for piece in pieces:
+            yield from self._reader.read(piece)
+
+
+def _pieces(line: bytes, longest: int) -> Iterator[bytes]:
+    """A long line, cut in white space (a progress bar has carriage returns) where there is some.
+
+    So neither a name nor a value is cut in two, unless it is longer than half a piece.
+    """
+    while len(line) > longest:
+        cut = max(
+            (m.end() for m in _BETWEEN.finditer(line, longest // 2, longest)), default=longest
+        )
+        yield line[:cut]
+        line = line[cut:]
+    yield line
 
 
 class TextReader:
@@ -48,6 +89,8 @@ class TextReader:
     names that are not collected are passed over. What is no finite number (`nan`, `inf`, nothing)
     was not measured and is passed over too.
     """
+
+    longest, pieces = LONGEST_TEXT, True
 
     def __init__(self, metrics: Sequence[str], filters: Sequence[str]) -> None:
         self._metrics = set(metrics)
@@ -71,6 +114,8 @@ class JsonReader:
 
     A line that is no JSON object is passed over.
     """
+
+    longest, pieces = LONGEST_JSON, False
 
     def __init__(self, metrics: Sequence[str]) -> None:
         self._metrics = tuple(metrics)

@@ -1,5 +1,6 @@
 """The command of a trial: the template's container with its placeholders filled."""
 
+import os
 import re
 import sys
 from collections.abc import Iterator, Mapping
@@ -65,8 +66,12 @@ def build_command(
             "optional"
         )
     filler = _Filler(experiment, parameters, trial, folder)
-    env = {name: filler.fill(value) for name, value in container.env.items()}
-    env.update(supply.variables)
+    env = dict(supply.variables)
+    for name, value in container.env.items():  # each may name those before it
+        env.setdefault(name, _expand(filler.fill(value), env))
+    # `python` is the project's interpreter, also inside of `sh -c`.
+    ours = (str(Path(sys.executable).parent), os.environ.get("PATH", os.defpath))
+    env.setdefault("PATH", os.pathsep.join(ours))
     words = [_expand(filler.fill(word), env) for word in (*container.command, *container.args)]
     if words[0] in ("python", "python3"):
         words[0] = sys.executable

@@ -5,7 +5,7 @@ import subprocess
 from collections.abc import Sequence
 
 from platecrypt.errors import BadInputError
-from platecrypt.tuning.experiment import GPU
+from platecrypt.tuning.checks_template import GPU
 
 VISIBLE = "CUDA_VISIBLE_DEVICES"
 

@@ -79,7 +79,9 @@ def read_earlier(experiment: Experiment, run: str, settings: Settings) -> Earlie
 def _fits(experiment: Experiment, parameters: Mapping[str, Any]) -> bool:
     try:
         for parameter in searched(experiment):
-            space.from_text(parameter, parameters[parameter.name])
+            value = space.from_text(parameter, parameters[parameter.name])
+            if not space.holds(parameter, value):
+                return False
     except (KeyError, ValueError):
         return False
     return True

@@ -8,6 +8,7 @@ import copy
 import hashlib
 import json
 import math
+import sys
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -19,7 +20,7 @@ from platecrypt import strict_yaml
 from platecrypt.errors import BadInputError
 from platecrypt.tuning.algorithms import settings_of
 from platecrypt.tuning.checks import filters_of, problems
-from platecrypt.tuning.checks_template import PLACEHOLDER
+from platecrypt.tuning.checks_template import GPU, PLACEHOLDER
 
 API_VERSION, KIND = "kubeflow.org/v1beta1", "Experiment"
 # Katib's default rule of the StdOut and File collectors: name=value, twice grouped.
@@ -27,7 +28,6 @@ DEFAULT_FILTER = r"([\w|-]+)\s*=\s*([+-]?\d*(\.\d+)?([Ee][+-]?\d+)?)"
 LARGEST = 1024 * 1024
 DEFAULT_PARALLEL = 3  # Katib's own default
 DEFAULT_FILE = "/var/log/katib/metrics.log"
-GPU = "nvidia.com/gpu"
 RESTARTABLE = ("LongRunning", "FromVolume")
 
 ParameterType = Literal["int", "double", "discrete", "categorical"]
@@ -363,7 +363,7 @@ def _build(document: dict[str, Any]) -> Experiment:
         max_failed=spec.get("maxFailedTrialCount"),
         parallel_trials=min(
             spec.get("parallelTrialCount", DEFAULT_PARALLEL),
-            spec.get("maxTrialCount", DEFAULT_PARALLEL),
+            spec.get("maxTrialCount", sys.maxsize),
         ),
         container=_container(template),
         trial_parameters={i["name"]: i["reference"] for i in template["trialParameters"]},
@@ -422,7 +422,7 @@ def _parameter(raw: dict[str, Any]) -> Parameter:
 
 def _container(template: dict[str, Any]) -> Container:
     containers = template["trialSpec"]["spec"]["template"]["spec"]["containers"]
-    raw = next(c for c in containers if c["name"] == template["primaryContainerName"])
+    raw = next(c for c in containers if c.get("name") == template["primaryContainerName"])
     env: dict[str, str] = {}
     required: list[str] = []
     for item in raw.get("env") or []:

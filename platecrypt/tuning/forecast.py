@@ -6,6 +6,7 @@ from dataclasses import dataclass
 from platecrypt.errors import UnavailableError
 from platecrypt.tuning.experiment import Experiment
 from platecrypt.tuning.result import MEASURED, Trial
+from platecrypt.tuning.samplers import proposals
 
 CALIBRATION_TRIALS = 2
 # One trial says nothing of how much trials differ: a third less, or half as much again.
@@ -65,10 +66,11 @@ def forecast(
     if not seconds:
         why = f"; {trials[-1].name}: {trials[-1].message}" if trials else ""
         raise UnavailableError(f"no trial gave a result, so there is nothing to reckon with{why}")
-    if experiment.max_trials is None:
+    counts = [n for n in (experiment.max_trials, proposals(experiment)) if n is not None]
+    if not counts:
         raise UnavailableError("the Experiment names no maxTrialCount: its end cannot be foreseen")
     done = sum(trial.status != "Killed" for trial in trials)
-    left = max(0, experiment.max_trials - done)
+    left = max(0, min(counts) - done)
     mean = sum(seconds) / len(seconds)
     spread = (min(seconds), mean, max(seconds))
     if len(seconds) == 1:

@@ -4,6 +4,7 @@ An Experiment that somebody deletes, or that does not end in time, is told with 
 """
 
 import json
+import math
 import time
 from collections.abc import Mapping, Sequence
 from datetime import datetime
@@ -13,7 +14,7 @@ from typing import Any
 from platecrypt.cluster import CONFLICT, PATIENCE_S, AnswerError, Cluster
 from platecrypt.errors import BadInputError, PlatecryptError, UnavailableError
 from platecrypt.tuning import result as outcome
-from platecrypt.tuning.experiment import Experiment
+from platecrypt.tuning.experiment import RESTARTABLE, Experiment
 from platecrypt.tuning.local import NO_LIMITS, Limits
 from platecrypt.tuning.proposer import EarlierResult
 from platecrypt.tuning.result import (
@@ -43,13 +44,15 @@ STATES: tuple[Status, ...] = (
     "Running",
 )
 ENDED = STATES[:-1]
+COUNTS = ("maxTrialCount", "maxFailedTrialCount", "parallelTrialCount")  # Katib lets them change
 
 
 class KatibTuner:
     """Runs Experiments on a cluster that has Katib.
 
     Args:
-        namespace: "" takes the one of the kubeconfig's context, or the pod's own.
+        namespace: "" takes the Experiment's own, else the one of the kubeconfig's context, or the
+            pod's.
         kubeconfig: None takes KUBECONFIG or ~/.kube/config, or inside of a pod its account.
         timeout_s: how long to wait for the Experiment to end; None: for ever.
         patience_s: how long a server that does not answer is asked again.
@@ -111,10 +114,12 @@ class KatibTuner:
                 "Katib has no budget; set maxTrialCount and the Job's activeDeadlineSeconds, or "
                 "take the local engine"
             )
-        cluster = _Cluster(self._kubeconfig, self._namespace, self._patience_s, on_event)
+        namespace = self._namespace or experiment.document["metadata"].get("namespace", "")
+        cluster = _Cluster(self._kubeconfig, namespace, self._patience_s, on_event)
         began = time.monotonic()
-        cluster.create(experiment)
-        found = self._follow(cluster, experiment, began, on_event)
+        cluster.wait_until(None if self._timeout_s is None else began + self._timeout_s)
+        before = cluster.create(experiment)
+        found = self._follow(cluster, experiment, began, on_event, before)
         work_dir.mkdir(parents=True, exist_ok=True)
         write_result(found, work_dir)
         if found.ended and not self._keep:
@@ -123,26 +128,47 @@ class KatibTuner:
         return found
 
     def _follow(
-        self, cluster: "_Cluster", experiment: Experiment, began: float, on_event: EventHandler
+        self,
+        cluster: "_Cluster",
+        experiment: Experiment,
+        began: float,
+        on_event: EventHandler,
+        before: Condition | None,
     ) -> TuningResult:
         watch = _Watch(experiment, on_event)
         pause, longest = self._poll_s
+        found: TuningResult | None = None
         while True:
-            raw = cluster.experiment(experiment.name)
-            if raw is None:
+            try:
+                raw = cluster.experiment(experiment.name)
+                if raw is None:
+                    raise _DeletedError
+                happened = watch.look(cluster.trials(experiment.name))
+            except _DeletedError:
                 raise UnavailableError(
                     f"Experiment {experiment.name} was deleted while it ran; {watch.last_seen()}"
-                )
-            happened = watch.look(cluster.trials(experiment.name))
-            found = watch.result(raw, time.monotonic() - began)
-            if found.ended:
-                return found
+                ) from None
+            except UnavailableError as error:
+                if found is None or not self._late(began):
+                    raise UnavailableError(f"{error}; {watch.last_seen()}") from None
+                happened = False
+            else:
+                found = watch.result(raw, time.monotonic() - began)
+                if found.ended and found.conditions[-1] != before:
+                    return found
             pause = self._poll_s[0] if happened else min(pause * 1.5, longest)
-            if self._timeout_s is not None and time.monotonic() - began >= self._timeout_s:
+            if self._late(began):
                 text = f"not ended after {self._timeout_s:g} s, it goes on; {watch.last_seen()}"
                 on_event(TuningEvent("note", text))
                 return found
             time.sleep(pause)
+
+    def _late(self, began: float) -> bool:
+        return self._timeout_s is not None and time.monotonic() - began >= self._timeout_s
+
+
+class _DeletedError(Exception):
+    """The Experiment is gone."""
 
 
 class _Cluster:
@@ -154,8 +180,16 @@ class _Cluster:
         self._on_event = on_event
         self._cluster = Cluster(kubeconfig, namespace, patience_s, self._note)
 
-    def create(self, experiment: Experiment) -> None:
-        """Create it, or accept that this very Experiment is there."""
+    def wait_until(self, end: float | None) -> None:
+        """No request is repeated beyond that moment of the monotonic clock."""
+        self._cluster.end = end
+
+    def create(self, experiment: Experiment) -> Condition | None:
+        """Create it, or accept that this very Experiment is there.
+
+        Returns:
+            How it had ended before it was told to go on with more trials, else None.
+        """
         body = json.loads(json.dumps(experiment.document))
         body.pop("status", None)
         body["metadata"]["namespace"] = self._cluster.namespace
@@ -165,9 +199,10 @@ class _Cluster:
         except AnswerError as answer:
             if answer.code != CONFLICT:
                 raise _explained(answer) from None
-            self._accept(experiment)
+            return self._accept(experiment)
+        return None
 
-    def _accept(self, experiment: Experiment) -> None:
+    def _accept(self, experiment: Experiment) -> Condition | None:
         """The name is taken: by an earlier call of ours, or by something else."""
         there = self.experiment(experiment.name) or {}
         metadata = there.get("metadata", {})
@@ -178,6 +213,41 @@ class _Cluster:
                 "delete it, or give this one another name with --name"
             )
         self._note(f"{experiment.name} is there already; following it")
+        wanted = {name: experiment.document["spec"].get(name) for name in COUNTS}
+        changed = {
+            name: count
+            for name, count in wanted.items()
+            if count is not None and count != there.get("spec", {}).get(name)
+        }
+        if not changed:
+            return None
+        return self._change(experiment, changed, _conditions(there)[-1])
+
+    def _change(
+        self, experiment: Experiment, counts: Mapping[str, int], last: Condition
+    ) -> Condition | None:
+        """Give it other counts; what has ended goes on if its policy says so."""
+        shown = ", ".join(f"{name} {count}" for name, count in counts.items())
+        ended = last.type in ("Succeeded", "Failed")
+        policy = experiment.resume_policy
+        if ended and (last.reason != outcome.MAX_TRIALS_REACHED or policy not in RESTARTABLE):
+            raise BadInputError(
+                f"{experiment.name} has ended on the cluster ({last.reason}) and its resumePolicy "
+                f"is {policy}, so it does not go on with {shown}; give this one another name with "
+                "--name"
+            )
+        body = {
+            "apiVersion": f"{GROUP}/{VERSION}",
+            "kind": "Experiment",
+            "metadata": {"name": experiment.name, "namespace": self._cluster.namespace},
+            "spec": dict(counts),
+        }
+        try:
+            self._cluster.apply(EXPERIMENTS, body)
+        except AnswerError as answer:
+            raise _explained(answer) from None
+        self._note(f"it goes on with {shown}")
+        return last if ended else None
 
     def experiment(self, name: str) -> dict[str, Any] | None:
         """The Experiment as it is now; None when there is none."""
@@ -317,9 +387,10 @@ def _name(raw: Mapping[str, Any]) -> str:
 
 def _number(value: object) -> float | None:
     try:
-        return float(str(value))
+        found = float(str(value))
     except ValueError:  # Katib's "unavailable"
         return None
+    return found if math.isfinite(found) else None
 
 
 def _duration(status: Mapping[str, Any]) -> float:

@@ -5,6 +5,8 @@ own rule, and the Experiment's own counts and goal end the search. Its memory is
 the work dir: whoever kills the engine loses the running trials and nothing else.
 """
 
+import contextlib
+import errno
 import shutil
 import time
 from collections.abc import Mapping, Sequence
@@ -36,13 +38,23 @@ from platecrypt.tuning.result import (
     write_result,
 )
 from platecrypt.tuning.samplers import proposals
-from platecrypt.tuning.stopping import make_stopper
+from platecrypt.tuning.stopping import LONGEST_HISTORY, make_stopper
 
 POLL_S = 0.02
-LONGEST_HISTORY = 1000
 SHOWN_LINES = 20
 LONGEST_MESSAGE = 4000
 FAILURES = ("Failed", "MetricsUnavailable")
+# Why no trial at all can be started, as opposed to this one's command.
+OF_THE_MACHINE = (
+    errno.ENOSPC,
+    errno.EDQUOT,
+    errno.EMFILE,
+    errno.ENFILE,
+    errno.ENOMEM,
+    errno.EAGAIN,
+    errno.EROFS,
+    errno.EIO,
+)
 BEGAN, ENDED = "began", "ended"
 
 
@@ -186,6 +198,7 @@ class _Search:
             proposer.remember(BEGAN, _now())
         self.ended = proposer.trials()
         self.started = 0
+        self.spent: Condition | None = None
         self.stopper = make_stopper(experiment, proposer.study, self.ended)
 
     def run(self) -> TuningResult:
@@ -206,9 +219,12 @@ class _Search:
                 verdict = self._verdict()
         finally:
             self._end_all("the search ended before it")
-        lasting = verdict.reason != outcome.BUDGET_REACHED
-        self.proposer.remember(ENDED, asdict(verdict) if lasting else None)
+        self.proposer.remember(ENDED, asdict(verdict) if self._lasts(verdict) else None)
         return self._result(verdict)
+
+    def _lasts(self, verdict: Condition) -> bool:
+        """Whether the Experiment ended by its own rules, so that it does not simply go on."""
+        return verdict.reason != outcome.BUDGET_REACHED and verdict != self.spent
 
     def _refuse_restart(self, before: Mapping[str, str]) -> None:
         """Katib's rule: what ended by its counts may go on where the resume policy says so."""
@@ -252,8 +268,8 @@ class _Search:
         if left > 0 and (self.running or self._fits(left)):
             return None
         text = f"{hours:g} device hours are spent, or what is left is too little for a trial"
-        reason = outcome.BUDGET_REACHED if best else outcome.FAILED
-        return _condition(reason, text)
+        self.spent = _condition(outcome.BUDGET_REACHED if best else outcome.FAILED, text)
+        return self.spent
 
     def _device_seconds(self) -> float:
         running = sum(one.process.seconds for one in self.running)
@@ -261,11 +277,17 @@ class _Search:
         return device_seconds(self.experiment, self.ended) + running * each
 
     def _fits(self, left: float) -> bool:
-        """Whether one more trial fits in what is left; the first ones are let to find out."""
+        """Whether one more trial fits in what is left; the first ones are let to find out.
+
+        What those that run will still use is not left.
+        """
         whole = [trial for trial in self.ended if trial.status == "Succeeded"]
         if not whole:
             return True
-        return left >= device_seconds(self.experiment, whole) / len(whole)
+        each = max(1, self.experiment.container.gpus)
+        usual = device_seconds(self.experiment, whole) / len(whole)
+        bound = sum(max(0.0, usual - one.process.seconds * each) for one in self.running)
+        return left - bound >= usual
 
     def _count(self) -> int:
         """Trials that have ended; those that will be repeated do not count."""
@@ -309,10 +331,13 @@ class _Search:
                 make_collector(self.experiment.objective.metrics, self.experiment.collector),
                 from_file=bool(self.experiment.collector.path),
             )
-        except (FileNotFoundError, PermissionError, NotADirectoryError) as error:
+        except (OSError, ValueError) as error:
             self.pool.give_back(gpus)
+            if isinstance(error, OSError) and error.errno in OF_THE_MACHINE:
+                raise
             where = f" in {command.cwd}" if command.cwd else ""
-            message = f"{command.argv[0]} cannot be started{where}: {error.strerror}"
+            why = getattr(error, "strerror", None) or error
+            message = f"{command.argv[0]} cannot be started{where}: {why}"
             self._settle(handle, replace(trial, status="Failed", message=message))
             return
         self.running.append(_Running(handle, trial, process, folder, gpus))
@@ -378,11 +403,16 @@ class _Search:
                 one.process.terminate(self.tuner.grace_s)
         while not all(one.process.gone() for one in self.running):
             time.sleep(POLL_S)
+        for one in self.running:  # before anything is written, which may fail
+            one.process.finish()
+        end_marked(self.work_dir)
         for one in list(self.running):
             self._finish(one, one.status or "Killed", one.message or message)
 
     def _finish(self, one: _Running, status: Status, message: str) -> None:
         one.process.finish()
+        if one.gpus:  # who left the trial's process group may still use them
+            end_marked(self.work_dir, one.trial.name)
         self.running.remove(one)
         self.pool.give_back(one.gpus)
         seconds = round(one.process.seconds, 2)
@@ -440,10 +470,13 @@ def _example(experiment: Experiment) -> dict[str, str]:
 
 
 def _keep_log_only(folder: Path, log: Path) -> None:
-    for path in folder.iterdir():
-        if path == log:
-            continue
-        if path.is_dir() and not path.is_symlink():
-            shutil.rmtree(path, ignore_errors=True)
-        else:
-            path.unlink(missing_ok=True)
+    """Remove what a trial left; what cannot be removed stays, the trial counts all the same."""
+    with contextlib.suppress(OSError):
+        for path in folder.iterdir():
+            if path == log:
+                continue
+            if path.is_dir() and not path.is_symlink():
+                shutil.rmtree(path, ignore_errors=True)
+            else:
+                with contextlib.suppress(OSError):
+                    path.unlink(missing_ok=True)

@@ -56,6 +56,8 @@ class TrialProcess:
         self._family: list[psutil.Process] = []
         self._deadline: float | None = None
         self._began = time.monotonic()
+        if from_file:  # one of an earlier search in this folder would be read
+            self._source.unlink(missing_ok=True)
         marks = {TRIAL: name, WORK_DIR: str(work_dir)}
         with self.log.open("wb") as out:
             self._process = subprocess.Popen(

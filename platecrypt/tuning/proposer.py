@@ -4,6 +4,7 @@ The study is the memory of a search: parameters, states and what was measured.
 """
 
 import contextlib
+import hashlib
 import json
 from collections.abc import Iterator, Sequence
 from dataclasses import asdict, dataclass
@@ -17,9 +18,12 @@ from platecrypt.tuning.command import mentions
 from platecrypt.tuning.experiment import Experiment
 from platecrypt.tuning.result import Trial, read_trial
 from platecrypt.tuning.samplers import budget, make_sampler, missing_packages, searched
+from platecrypt.tuning.stopping import unjudged
 
+EARLIER_DIGEST = "earlier_digest"
 RECORD, DIGEST, REPEATS, EARLIER = "record", "experiment_digest", "repeats", "earlier"
 COLLECTORS = ("StdOut", "File")
+GRID_POINT = ("search_space", "grid_id")  # where Optuna's GridSampler keeps which point it took
 
 
 @dataclass(frozen=True)
@@ -50,6 +54,7 @@ def unsupported(experiment: Experiment) -> Iterator[str]:
             f"collector File: each trial gets its own file in place of {collector.path}, so the "
             "path must stand in command, args or env of the container"
         )
+    yield from unjudged(experiment)
     if experiment.early_stopping and experiment.algorithm == "hyperband":
         yield "hyperband ends trials itself; take earlyStopping out, or another algorithm"
     endless = experiment.max_trials is None and experiment.objective.goal is None
@@ -98,8 +103,15 @@ class Proposer:
         self._space = {p.name: space.distribution(p) for p in self._searched}
         self._path = (work_dir / "study.db").absolute()
         with self._explained():
+            storage = _storage(self._path)
+            for name in optuna.get_all_study_names(storage):
+                if name != experiment.name:
+                    raise BadInputError(
+                        f"{work_dir} holds the search {name}, this is {experiment.name}; use "
+                        "another work dir"
+                    )
             self.study = optuna.create_study(
-                storage=_storage(self._path),
+                storage=storage,
                 study_name=experiment.name,
                 direction=experiment.objective.type,
                 load_if_exists=True,
@@ -119,10 +131,14 @@ class Proposer:
 
     def _begin_with(self, earlier: Sequence[EarlierResult]) -> int:
         """Add results of an earlier search, once; returns how many this search has."""
+        text = json.dumps([asdict(result) for result in earlier], sort_keys=True)
+        digest = hashlib.sha256(text.encode()).hexdigest()
         known = self.study.user_attrs.get(EARLIER)
         if known is not None:
             if earlier and not known:
                 raise BadInputError("this search began without earlier results; use a new work dir")
+            if earlier and self.study.user_attrs.get(EARLIER_DIGEST, digest) != digest:
+                raise BadInputError("this search began with other results; use a new work dir")
             return int(known)
         # Killed in the middle of this, a search begins with those that are missing.
         there = len(self.study.get_trials(deepcopy=False))
@@ -138,6 +154,7 @@ class Proposer:
                     user_attrs={EARLIER: True},
                 )
             )
+        self.study.set_user_attr(EARLIER_DIGEST, digest)
         self.study.set_user_attr(EARLIER, len(earlier))
         return len(earlier)
 
@@ -167,10 +184,24 @@ class Proposer:
             every = self.study.get_trials(deepcopy=False)
             repeated = {found.user_attrs.get(REPEATS) for found in every}
             for found in every:
-                if found.state == states.FAIL and found.params and found.number not in repeated:
+                if found.state == states.FAIL and found.number not in repeated:
                     record = found.user_attrs.get(RECORD)
                     if record is None or json.loads(record)["status"] == "Killed":
-                        self.study.enqueue_trial(found.params, {REPEATS: found.number})
+                        self._repeat(found)
+
+    def _repeat(self, found: Any) -> None:
+        """Propose once more what was killed, also where not every parameter was written yet."""
+        point = {n: found.system_attrs[n] for n in GRID_POINT if n in found.system_attrs}
+        params = found.system_attrs.get("fixed_params", found.params)
+        if point:  # as Optuna's own RetryFailedTrialCallback does it
+            trial = self._optuna.trial.create_trial(
+                state=self._optuna.trial.TrialState.WAITING,
+                system_attrs=point,
+                user_attrs={REPEATS: found.number},
+            )
+            self.study.add_trial(trial)
+        elif params.keys() == self._space.keys():
+            self.study.enqueue_trial(params, {REPEATS: found.number})
 
     def ask(self) -> tuple[Any, Trial]:
         """The next proposal: Optuna's handle and the trial as it will be run."""

@@ -64,6 +64,12 @@ def from_text(parameter: Parameter, text: str) -> Any:
     return int(value) if parameter.type == "int" else value
 
 
+def holds(parameter: Parameter, sampled: Any) -> bool:
+    """Whether Optuna could have sampled that; a value between two steps it could not."""
+    made = distribution(parameter)
+    return bool(made._contains(made.to_internal_repr(sampled)))
+
+
 def grid(parameter: Parameter) -> list[Any]:
     """Every value of a parameter that has only so many."""
     if parameter.choices:

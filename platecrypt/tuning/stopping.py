@@ -6,7 +6,7 @@ bracket when it is not among the best 1/eta that came so far. Where Katib starts
 rung anew with a larger budget, here they simply go on: the same budgets without the repeated work.
 """
 
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from itertools import accumulate
 from typing import Any, Protocol
 
@@ -16,6 +16,20 @@ from platecrypt.tuning.result import Trial
 from platecrypt.tuning.samplers import eta
 
 MIN_TRIALS, START_STEP = 3, 4  # Katib's defaults
+
+
+LONGEST_HISTORY = 1000
+"""So many values of a trial's objective are kept and judged."""
+
+
+def unjudged(experiment: Experiment) -> Iterator[str]:
+    """Settings by which a trial would be judged later than the engine looks."""
+    stopping = experiment.early_stopping
+    late = "start_step", (stopping.settings if stopping else {}).get("start_step", "0")
+    if experiment.algorithm == "hyperband":
+        late = "r_l", experiment.algorithm_settings["r_l"]
+    if float(late[1]) > LONGEST_HISTORY:
+        yield f"{late[0]} {late[1]}: the local engine judges the first {LONGEST_HISTORY} values"
 
 
 class Stopper(Protocol):

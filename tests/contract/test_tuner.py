@@ -654,3 +654,87 @@ def test_a_trial_that_outlives_its_job_fails(run: Run) -> None:
     assert trial.status == "Failed"
     assert trial.message == "longer than activeDeadlineSeconds, 1 s"
     assert 1 <= trial.seconds < 30
+
+
+def test_a_trial_that_does_not_fit_beside_those_that_run_does_not_start(run: Run) -> None:
+    made = experiment("time.sleep(1); print('value=1')", maxTrialCount=40, parallelTrialCount=4)
+    result = run(made, limits=Limits(device_hours=6.2 / 3600))
+    assert reason(result) == ("Succeeded", "ExperimentBudgetReached")
+    assert {trial.status for trial in result.trials} == {"Succeeded"}
+
+
+def test_a_budget_that_was_too_small_for_a_result_can_be_raised(run: Run) -> None:
+    made = experiment("time.sleep(1); print('value=1')", maxTrialCount=1)
+    assert not run(made, limits=Limits(device_hours=0.3 / 3600)).succeeded
+    result = run(made, limits=Limits(device_hours=1.0))
+    assert result.succeeded
+    assert [trial.status for trial in result.trials] == ["Killed", "Succeeded"]
+
+
+def test_a_process_that_left_the_group_is_ended_with_the_search(run: Run) -> None:
+    """A pod's end ends it on a cluster; here its trial has ended by itself and well."""
+    program = """
+    import subprocess
+    child = subprocess.Popen(
+        [sys.executable, "-c", "import time; time.sleep(300)"], start_new_session=True
+    )
+    print(f"value={child.pid}", flush=True)
+    """
+    result = run(experiment(program, maxTrialCount=1))
+    assert result.best_value is not None
+    assert not _lives(int(result.best_value))
+
+
+@pytest.mark.parametrize("text", [None, "echo value=1\n", "\0"])
+def test_a_command_that_cannot_be_started_fails_its_trial_only(
+    run: Run, tmp_path: Path, text: str | None
+) -> None:
+    """No folder, no interpreter line, a NUL in its words."""
+    script = tmp_path / "script"
+    script.write_text(text or "")
+    script.chmod(0o755)
+    words = [f"{script}{text}" if text == "\0" else str(script if text else tmp_path / "absent")]
+    made = experiment("", command=words, maxTrialCount=1)
+    (trial,) = run(made).trials
+    assert trial.status == "Failed"
+    assert "cannot be started" in trial.message
+
+
+def test_a_trial_may_remove_its_own_folder(run: Run) -> None:
+    made = experiment(
+        "import shutil; print('value=1', flush=True); time.sleep(0.3); shutil.rmtree(os.getcwd())",
+        maxTrialCount=2,
+    )
+    result = run(made)
+    assert result.conditions[-1].type in ("Succeeded", "Failed")
+    assert len(result.trials) == 2
+
+
+def test_a_metrics_file_of_an_earlier_search_is_not_read(run: Run, tmp_path: Path) -> None:
+    path = "/var/log/katib/metrics.log"
+    program = "open(sys.argv[3], 'a').write('value=5\\n')"
+    words = ["python", "-c", "import sys\n" + program, "${trialParameters.x}"]
+    made = experiment(
+        "",
+        words=[*words, "${trialParameters.c}", path],
+        collector=(path, "TEXT"),
+        retain=True,
+        maxTrialCount=1,
+    )
+    assert run(made).best_value == 5.0
+    for file in (tmp_path / "work").glob("study.db*"):
+        file.unlink()
+    (written,) = (tmp_path / "work").glob("trials/*/metrics.log")
+    written.write_text("value=1\n")
+    assert run(made).best_value == 5.0
+
+
+def test_python_is_the_projects_in_a_shell_too_and_variables_name_each_other(run: Run) -> None:
+    script = "python -c \"import platecrypt, os; print('value=' + os.environ['B'])\""
+    made = experiment(
+        "",
+        command=["sh", "-c", script],
+        env=[{"name": "A", "value": "1"}, {"name": "B", "value": "$(A)2"}],
+        maxTrialCount=1,
+    )
+    assert run(made).best_value == 12.0

@@ -8,11 +8,11 @@ import pytest
 
 from platecrypt.errors import BadInputError, PlatecryptError, RefusedError, UnavailableError
 from platecrypt.processes import free_port
-from platecrypt.tuning import Limits, TuningEvent, TuningResult
+from platecrypt.tuning import Experiment, Limits, TuningEvent, TuningResult, parse_experiment
 from platecrypt.tuning.katib import KatibTuner
 from platecrypt.tuning.proposer import EarlierResult
 
-from ..support.kubernetes_api import KubernetesApi, frame, trial
+from ..support.kubernetes_api import LATER, KubernetesApi, condition, frame, trial
 from .test_tuner_engines import CREATED, RUNNING, SCENARIOS, experiment
 
 pytestmark = pytest.mark.slow  # it waits as it does on a cluster
@@ -20,6 +20,7 @@ pytestmark = pytest.mark.slow  # it waits as it does on a cluster
 SCENARIO = SCENARIOS["succeeded"]
 EXPERIMENT = experiment(SCENARIO)
 FAST = (0.01, 0.05)
+ONE = {"value": ("1", "1", "1")}
 ENDLESS = [frame([trial("made-a", {"x": "1"}, "Running")], CREATED, RUNNING)]
 
 
@@ -206,3 +207,77 @@ def test_the_pipelines_step_lets_the_trials_report_and_can_be_repeated(
     assert variable["value"] == run
     assert Tracker(settings).run_status(run) == "FINISHED"
     assert Tracker(settings).read_artifact(run, KEPT), "a later search may begin with it"
+
+
+def test_the_experiments_own_namespace_wins_over_the_contexts(tmp_path: Path) -> None:
+    document = {**EXPERIMENT.document, "metadata": {"name": "made", "namespace": "kubeflow"}}
+    with KubernetesApi(SCENARIO.life).serving() as api:
+        config = api.kubeconfig(tmp_path / "config")
+        for namespace, taken in (("", "kubeflow"), ("flag", "flag")):
+            api.experiment, api.frame = None, 0
+            tuner = KatibTuner(kubeconfig=config, namespace=namespace, poll_s=FAST, timeout_s=60)
+            tuner.run(parse_experiment(document), tmp_path / namespace)
+            assert f"/namespaces/{taken}/" in api.seen[-1][1]
+
+
+def ended(policy: str, count: int) -> Experiment:
+    spec = {
+        **EXPERIMENT.document["spec"],
+        "algorithm": {"algorithmName": "random"},
+        "resumePolicy": policy,
+        "maxTrialCount": count,
+    }
+    return parse_experiment({**EXPERIMENT.document, "spec": spec})
+
+
+def test_more_trials_go_on_as_the_resume_policy_says(tmp_path: Path) -> None:
+    """The state from before is no end of what goes on."""
+    first = [trial(f"made-{i}", {"x": "1"}, "Succeeded", metrics=ONE) for i in range(4)]
+    more = [trial(f"made-{i}", {"x": "1"}, "Succeeded", metrics=ONE) for i in range(8)]
+    done = condition("Succeeded", "ExperimentMaxTrialsReached")
+    again = {**done, "lastTransitionTime": LATER}
+    for policy in ("LongRunning", "Never"):
+        life = [frame(first, CREATED, done)]
+        with KubernetesApi(life).serving() as api:
+            tuner = KatibTuner(
+                kubeconfig=api.kubeconfig(tmp_path / "config"), poll_s=FAST, timeout_s=60
+            )
+            assert len(tuner.run(ended(policy, 4), tmp_path / policy).trials) == 4
+            if policy == "Never":
+                with pytest.raises(BadInputError, match="does not go on with maxTrialCount 8"):
+                    tuner.run(ended(policy, 8), tmp_path / policy)
+                continue
+            api.life += [frame(first, CREATED, done), frame(more, CREATED, RUNNING)]
+            api.life += [frame(more, CREATED, again)]
+            assert len(tuner.run(ended(policy, 8), tmp_path / policy).trials) == 8
+            assert api.experiment is not None
+            assert api.experiment["spec"]["maxTrialCount"] == 8
+
+
+def test_an_api_that_goes_away_does_not_outlast_the_timeout(tmp_path: Path) -> None:
+    """It tells and keeps what it last saw."""
+    events: list[TuningEvent] = []
+    with KubernetesApi(ENDLESS).serving() as api:
+
+        class Leaving(list[TuningEvent]):
+            def append(self, event: TuningEvent) -> None:
+                events.append(event)
+                api.faults = [("GET", 503, {})] * 1000
+
+        began = time.monotonic()
+        result = follow(api, tmp_path, Leaving(), timeout_s=2.0)
+    assert time.monotonic() - began < 10
+    assert not result.ended
+    assert "last seen: 1 Running" in events[-2].message
+    assert (tmp_path / "work" / "result.json").exists()
+
+
+def test_a_measurement_that_is_no_number_is_never_the_best(tmp_path: Path) -> None:
+    nan = {"value": ("NaN", "NaN", "NaN")}
+    trials = [
+        trial("made-a", {"x": "1"}, "Succeeded", metrics=nan),
+        trial("made-b", {"x": "2"}, "Succeeded", metrics=ONE),
+    ]
+    life = [frame(trials, CREATED, condition("Succeeded", "ExperimentMaxTrialsReached"))]
+    with KubernetesApi(life).serving() as api:
+        assert follow(api, tmp_path).best_value == 1.0

@@ -153,7 +153,19 @@ class KubernetesApi:
         if method == "DELETE":
             self.experiment = None
             return 200, {"kind": "Status", "status": "Success"}
+        if method == "PATCH":
+            return self._apply(query, body)
         return self._look()
+
+    def _apply(self, query: Any, body: Any) -> tuple[int, Any]:
+        """What Katib's webhook lets change of an Experiment: its counts."""
+        assert self.experiment is not None
+        wanted = {"fieldManager": ["platecrypt"], "fieldValidation": ["Strict"], "force": ["true"]}
+        counts = {"maxTrialCount", "maxFailedTrialCount", "parallelTrialCount"}
+        if query != wanted or not set(body["spec"]) <= counts:
+            return 400, failure(400, "only the counts are editable")
+        self.experiment["spec"] = {**self.experiment["spec"], **body["spec"]}
+        return 200, self.experiment
 
     def _create(self, query: Any, body: Any) -> tuple[int, Any]:
         if query.get("fieldValidation") != ["Strict"]:

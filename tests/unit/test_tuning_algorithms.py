@@ -1,6 +1,8 @@
 """Each of Katib's algorithms proposes what its Experiment says, the same again with a seed."""
 
+import contextlib
 import importlib.util
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -266,3 +268,69 @@ def test_what_was_proposed_when_the_engine_died_is_proposed_once_more(tmp_path: 
     proposed = [follower.ask()[1].parameters for _ in range(4)]
     assert proposed[0] == lost.parameters
     assert proposed.count(lost.parameters) == 1
+
+
+GRID = [
+    {"name": name, "parameterType": "int", "feasibleSpace": {"min": "1", "max": "3"}}
+    for name in ("a", "b")
+]
+
+
+@pytest.mark.parametrize("written", [0, 1, 2])
+def test_a_grid_that_dies_while_it_proposes_loses_no_point(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, written: int
+) -> None:
+    """Optuna writes the point first and then each parameter; any of these may be the last."""
+    made = experiment("grid", *GRID, count=9)
+    proposer = Proposer(made, tmp_path)
+    storage, real, left = proposer.study._storage, proposer.study._storage.set_trial_param, written
+
+    def dies(*args: Any, **kwargs: Any) -> None:
+        nonlocal left
+        if not left:
+            raise KeyboardInterrupt
+        left -= 1
+        real(*args, **kwargs)
+
+    monkeypatch.setattr(storage, "set_trial_param", dies)
+    with contextlib.suppress(KeyboardInterrupt):
+        proposer.ask()
+    found = []
+    for _ in range(9):
+        proposer = Proposer(made, tmp_path)
+        proposer.recover()
+        handle, trial = proposer.ask()
+        found.append((trial.parameters["a"], trial.parameters["b"]))
+        observed = {"value": Observed(1.0, 1.0, 1.0)}
+        proposer.ended(handle, replace(trial, status="Succeeded", metrics=observed))
+    assert sorted(found) == [(a, b) for a in "123" for b in "123"]
+
+
+def test_another_name_is_another_search(tmp_path: Path) -> None:
+    made = experiment("random", DOUBLE)
+    Proposer(made, tmp_path)
+    with pytest.raises(BadInputError, match="holds the search .*, this is second"):
+        Proposer(made.with_name("second"), tmp_path)
+
+
+def test_other_earlier_results_than_it_began_with_are_refused(tmp_path: Path) -> None:
+    made = experiment("tpe", DOUBLE)
+    first, second = ([EarlierResult({"x": x}, 1.0)] for x in ("0.5", "0.6"))
+    Proposer(made, tmp_path, first)
+    assert Proposer(made, tmp_path, first).earlier == 1
+    assert Proposer(made, tmp_path).earlier == 1
+    with pytest.raises(BadInputError, match="began with other results"):
+        Proposer(made, tmp_path, second)
+
+
+def test_what_would_be_judged_too_late_is_refused_by_name() -> None:
+    late = {
+        "algorithmName": "medianstop",
+        "algorithmSettings": [{"name": "start_step", "value": "1200"}],
+    }
+    made = experiment("random", DOUBLE)
+    made = parse_experiment(
+        {**made.document, "spec": {**made.document["spec"], "earlyStopping": late}}
+    )
+    with pytest.raises(BadInputError, match="start_step 1200: .* the first 1000 values"):
+        refuse_unsupported(made)

@@ -2,7 +2,7 @@
 
 import pytest
 
-from platecrypt.tuning.collector import LONGEST_LINE, StreamCollector, make_collector
+from platecrypt.tuning.collector import LONGEST_TEXT, StreamCollector, make_collector
 from platecrypt.tuning.experiment import DEFAULT_FILTER, Collector
 
 
@@ -60,7 +60,7 @@ def test_a_line_without_end_costs_bounded_memory() -> None:
     collector = collector_of("mAP50")
     for _ in range(100):
         assert not list(collector.feed(b"x" * 100_000))
-        assert len(collector._rest) <= LONGEST_LINE
+        assert len(collector._rest) <= 2 * LONGEST_TEXT
     assert list(collector.feed(b"\nmAP50=1\n")) == [("mAP50", 1.0)]
 
 
@@ -69,3 +69,28 @@ def test_a_metric_printed_a_million_times_is_read_every_time() -> None:
     collector = collector_of("loss")
     count = sum(len(list(collector.feed(b"loss=1\n" * 10_000))) for _ in range(100))
     assert count == 1_000_000
+
+
+PROGRESS = b"".join(b"\r%3d%% |####     | step %d lr=0.1" % (i % 100, i) for i in range(3000))
+
+
+@pytest.mark.parametrize("size", [7, 4096, 10**6])
+def test_a_metric_after_a_long_progress_bar_is_found(size: int) -> None:
+    """Carriage returns alone: to Katib all of it is one line."""
+    data = PROGRESS + b"\rmAP50=0.5\n"
+    chunks = [data[at : at + size] for at in range(0, len(data), size)]
+    assert read(*chunks) == [("mAP50", 0.5)]
+
+
+@pytest.mark.parametrize("gap", range(LONGEST_TEXT - 24, LONGEST_TEXT + 24))
+def test_no_value_is_cut_in_two(gap: int) -> None:
+    line = (b"ab " * LONGEST_TEXT)[:gap] + b" mAP50 = 12345.5 "
+    assert read(line + b"\n") == [("mAP50", 12345.5)]
+    assert read(line + b"z " * 3 * LONGEST_TEXT, b"\n") == [("mAP50", 12345.5)]
+
+
+def test_a_long_json_object_is_read_and_one_without_end_passed_over() -> None:
+    long = b'{"loss":"0.5","matrix":"' + b"9" * 500_000 + b'"}\n'
+    assert read(long[:9000], long[9000:], form="JSON") == [("loss", 0.5)]
+    endless = [b'{"loss":"0.5","matrix":"', *[b"9" * 500_000] * 9, b'"}\n', b'{"loss":"1"}\n']
+    assert read(*endless, form="JSON") == [("loss", 1.0)]

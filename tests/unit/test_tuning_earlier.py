@@ -102,3 +102,16 @@ def test_a_search_is_found_by_its_mlflow_run_its_trials_and_the_training_that_us
         read_earlier(MADE, other.run_id, settings)
     with pytest.raises(BadInputError, match="MLflow has no run"):
         read_earlier(MADE, "0" * 32, settings)
+
+
+def test_a_value_between_two_steps_does_not_fit(tmp_path: Path, settings: Settings) -> None:
+    document = yaml.safe_load(OURS.read_text())
+    (lr0,) = [p for p in document["spec"]["parameters"] if p["name"] == "lr0"]
+    lr0["feasibleSpace"] = {"min": "0.001", "max": "0.005", "step": "0.001"}
+    stepped = parse_experiment(document)
+    stepped = stepped.with_fixed({p.name: "1" for p in stepped.parameters if p.name != "lr0"})
+    path = tmp_path / "r.json"
+    path.write_text(result(("0.002", 0.5), ("0.0025", 0.6)).to_json())
+    taken = read_earlier(stepped, str(path), settings)
+    assert [r.parameters for r in taken.results] == [{"lr0": "0.002"}]
+    assert taken.passed_over == 1

@@ -26,9 +26,13 @@ def document() -> dict[str, Any]:
     return copy.deepcopy(READ)
 
 
+def pod(raw: dict[str, Any]) -> dict[str, Any]:
+    found: dict[str, Any] = raw["spec"]["trialTemplate"]["trialSpec"]["spec"]["template"]["spec"]
+    return found
+
+
 def container(raw: dict[str, Any]) -> dict[str, Any]:
-    pod = raw["spec"]["trialTemplate"]["trialSpec"]["spec"]["template"]["spec"]
-    found: dict[str, Any] = pod["containers"][0]
+    found: dict[str, Any] = pod(raw)["containers"][0]
     return found
 
 
@@ -190,8 +194,84 @@ WRONG: list[tuple[Change, str]] = [
         ),
         "reference 'lr0' stands there twice",
     ),
-    (lambda raw: container(raw)["env"].append({"name": "N", "value": 3}), "env N of .* quote it"),
+    (
+        lambda raw: container(raw)["env"].append({"name": "N", "value": 3}),
+        r"env\[\d+\].value 3: no text; quote it",
+    ),
     (lambda raw: container(raw).update(args=[1, "${trialParameters.lr0}"]), "no text"),
+    (lambda raw: container(raw).update(command="python x.py"), r"\.command: a list, not 'python x"),
+    (lambda raw: container(raw).update(args="--lr=1"), r"\.args: a list, not '--lr=1'"),
+    (lambda raw: container(raw).update(comand=["x"]), r"\.comand: no such field; there are args, "),
+    (lambda raw: container(raw).update(env={"A": "1"}), r"\.env: a list, not"),
+    (lambda raw: container(raw).update(envFrom=["x"]), r"\.envFrom\[0\]: a mapping, not 'x'"),
+    (lambda raw: container(raw)["env"].append({"name": "N", "valueFrom": "x"}), "valueFrom: a map"),
+    (
+        lambda raw: container(raw).update(resources={"limits": []}),
+        r"resources\.limits: a mapping, not",
+    ),
+    *(
+        (
+            lambda raw, given=given: container(raw).update(
+                resources={"limits": {"nvidia.com/gpu": given}}
+            ),
+            r"limits\[nvidia.com/gpu\] .*: a whole number from 0",
+        )
+        for given in ("abc", "-1", "1.5", "2k", True)
+    ),
+    (
+        lambda raw: pod(raw)["containers"].insert(0, {"image": "i"}),
+        r"containers\[0\].name is missing",
+    ),
+    (
+        put(SPEC, "trialTemplate", "trialSpec", "spec", "backofLimit")(1),
+        "backofLimit: no such field; there are .*backoffLimit",
+    ),
+    (
+        put(SPEC, "trialTemplate", "trialSpec", "spec", "backoffLimit")("1"),
+        "backoffLimit '1': no whole number",
+    ),
+    (
+        put(SPEC, "trialTemplate", "trialSpec", "spec", "suspend")("no"),
+        "suspend 'no': neither true nor false",
+    ),
+    (
+        put(SPEC, "trialTemplate", "trialSpec", "metadata")({"labels": {1: "a", "b": "c"}}),
+        r"labels\.1: the key 1 is no text; quote it",
+    ),
+    (
+        put(SPEC, "metricsCollectorSpec", "source")(
+            {"filter": {"metricsFormat": [r"(\w+)=(\d+)(?= )"]}}
+        ),
+        "RE2 looks neither around nor back",
+    ),
+    (
+        put(*PARAMETER, "feasibleSpace")({"min": "-1e308", "max": "1e308"}),
+        "wider than a double can tell",
+    ),
+    (
+        put(SPEC, "algorithm")(
+            {
+                "algorithmName": "tpe",
+                "algorithmSettings": [
+                    {"name": "n_startup_trials", "value": "5.0"},
+                    {"name": "random_state", "value": "4294967296"},
+                ],
+            }
+        ),
+        "n_startup_trials is a whole number.*random_state is a whole number from 0 to 4294967295",
+    ),
+    (
+        put(SPEC, "algorithm")(
+            {
+                "algorithmName": "tpe",
+                "algorithmSettings": [
+                    {"name": "n_EI_candidates", "value": "5"},
+                    {"name": "n_ei_candidates", "value": "9"},
+                ],
+            }
+        ),
+        "n_EI_candidates and n_ei_candidates are the same",
+    ),
 ]
 
 
@@ -382,3 +462,26 @@ def test_a_secret_that_is_needed_must_be_supplied() -> None:
     container(raw)["envFrom"] = [{"secretRef": {"name": "needed"}}]
     with pytest.raises(BadInputError, match="--env-from needed=FILE"):
         command(parse_experiment(raw))
+
+
+def test_a_container_of_another_kind_is_read_as_strictly() -> None:
+    raw = document()
+    raw["spec"]["trialTemplate"]["trialSpec"]["kind"] = "Other"
+    container(raw)["args"] = "--lr0=${trialParameters.lr0}"
+    with pytest.raises(BadInputError, match=r"\.args: a list"):
+        parse_experiment(raw)
+
+
+def test_without_a_count_of_trials_as_many_run_at_once_as_it_says() -> None:
+    raw = document()
+    del raw["spec"]["maxTrialCount"]
+    raw["spec"].update(parallelTrialCount=8)
+    raw["spec"].pop("maxFailedTrialCount", None)
+    assert parse_experiment(raw).parallel_trials == 8
+
+
+@pytest.mark.parametrize("rule", [r"\((\w+)\) \(?=(\d+)", r"(?P<n>\w+)=(?:\s*)(\d+)"])
+def test_a_filter_that_go_reads_too_is_taken(rule: str) -> None:
+    raw = document()
+    raw["spec"]["metricsCollectorSpec"]["source"] = {"filter": {"metricsFormat": [rule]}}
+    parse_experiment(raw)
