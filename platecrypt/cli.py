@@ -162,7 +162,11 @@ def predict(
     ] = None,
     as_json: AsJson = False,
 ) -> None:
-    """Send pictures to an endpoint and keep the protected ones."""
+    """Send pictures to an endpoint and keep the protected ones.
+
+    What the endpoint refuses is told, and the others go on; exits with 1 then.
+    """
+    from platecrypt.errors import PlatecryptError, UnavailableError
     from platecrypt.imaging.bulk import jobs_for
     from platecrypt.imaging.files import write_whole
     from platecrypt.progress import progress
@@ -171,17 +175,33 @@ def predict(
 
     token = read_token(token_file) if token_file else load_settings().endpoint_token
     jobs = jobs_for(files, output, (".jpg", ".jpeg", ".png", ".webp"))
-    rows = []
+    rows: list[dict[str, Any]] = []
     with Client(url, token=token) as client, progress("protecting") as bar:
         for job in jobs:
-            answer = client.protect(read_input(str(job.source)))
-            job.target.parent.mkdir(parents=True, exist_ok=True)
-            write_whole(job.target, answer.data)
-            found = {"input": str(job.source), "output": str(job.target), "plates": answer.plates}
-            rows.append(found)
+            row: dict[str, Any] = {"input": str(job.source), "output": str(job.target)}
+            row |= {"plates": None, "error": ""}
+            rows.append(row)
+            try:
+                answer = client.protect(read_input(str(job.source)))
+                job.target.parent.mkdir(parents=True, exist_ok=True)
+                write_whole(job.target, answer.data)
+                row["plates"] = answer.plates
+            except PlatecryptError as error:
+                if len(jobs) == 1:
+                    raise
+                row["error"] = " ".join(str(error).split())
+                if isinstance(error, UnavailableError):  # it would not answer the others either
+                    break
             bar(len(rows), len(jobs))
-    lines = [f"{row['output']}: {row['plates']} plates" for row in rows]
-    print_result(as_json, rows, "\n".join(lines))
+    done = [f"{row['output']}: {row['plates']} plates" for row in rows if not row["error"]]
+    print_result(as_json, rows, "\n".join(done))
+    for row in rows:
+        if row["error"]:
+            say(f"failed: {row['input']}: {row['error']}")
+    if len(rows) < len(jobs):
+        say(f"{len(jobs) - len(rows)} pictures were not sent")
+    if any(row["error"] for row in rows):
+        raise SystemExit(1)
 
 
 @app.command()

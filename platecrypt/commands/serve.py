@@ -96,8 +96,9 @@ def quantize(
     images: Annotated[Path, typer.Argument(help="Folder of pictures, best with YOLO labels.")],
     output: Annotated[Path, typer.Option("--output", "-o", help="The INT8 file to write.")],
     confidence: Annotated[
-        float, typer.Option(min=0, max=1, help="The threshold that recall is judged at.")
-    ] = 0.25,
+        float | None,
+        typer.Option(min=0, max=1, help="That recall is judged at; default: the model's own."),
+    ] = None,
     limit: Annotated[int, typer.Option(min=0, help="Only so many pictures; 0 takes all.")] = 0,
     as_json: AsJson = False,
 ) -> None:

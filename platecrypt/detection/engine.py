@@ -21,7 +21,7 @@ from platecrypt.detection.backends import (
     onnx_session,
 )
 from platecrypt.detection.letterbox import Letterbox
-from platecrypt.detection.nms import suppress
+from platecrypt.detection.nms import MAX_BOXES, suppress
 from platecrypt.errors import BadInputError, UnavailableError
 
 CONFIDENCE_KEY = "platecrypt.confidence"
@@ -197,7 +197,12 @@ class Detector:
             raise UnavailableError("the network's answer is no number; nobody knows what it saw")
         centre, half, scores = rows[:2].T, rows[2:4].T / 2, rows[4]
         boxes = np.concatenate([centre - half, centre + half], axis=1)
-        kept = suppress(boxes, scores, iou=self.iou)
+        kept = suppress(boxes, scores, iou=self.iou, limit=MAX_BOXES + 1)
+        if len(kept) > MAX_BOXES:
+            raise BadInputError(
+                f"more than {MAX_BOXES} plates are found, with a confidence above {threshold:g}; "
+                "raise it"
+            )
         found = letterbox.to_source(boxes[kept])
         has_area = (found[:, 2] > found[:, 0]) & (found[:, 3] > found[:, 1])
         return Detections(found[has_area], np.asarray(scores[kept][has_area], np.float32))

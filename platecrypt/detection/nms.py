@@ -3,7 +3,7 @@
 import numpy as np
 from numpy.typing import NDArray
 
-MAX_BOXES = 300  # ultralytics' max_det
+MAX_BOXES = 2000  # as many as a picture may have sealed; more are refused, never left out
 
 
 def suppress(

@@ -52,7 +52,7 @@ class QuantizeReport:
 
 
 def quantize(
-    model: Path, samples: Sequence[Sample], output: Path, *, confidence: float = 0.25
+    model: Path, samples: Sequence[Sample], output: Path, *, confidence: float | None = None
 ) -> QuantizeReport:
     """Write an INT8 copy of a model.
 
@@ -62,7 +62,8 @@ def quantize(
         model: ONNX file of the original.
         samples: pictures; the first ones calibrate, all of them judge.
         output: the file to write; written whole or not at all.
-        confidence: the working threshold, 0..1.
+        confidence: the threshold that recall is judged at, 0..1; None: the one in the model file,
+            which it is served with.
 
     Raises:
         BadInputError: there is no picture or no plate, or the model cannot be quantised.

@@ -59,6 +59,11 @@ _WEBP_SEALED = b"SLE1"
 _WEBP_ALPHA = 0x10
 SAMPLINGS = {"4:4:4": 0x11, "4:2:2": 0x21, "4:4:0": 0x12, "4:1:1": 0x41, "4:2:0": 0x22}
 """Of a JPEG's colours: how many samples of luma fall on one of them, across and down."""
+AFTER_SCAN = re.compile(rb"\xff[^\x00\xff\xd0-\xd7\x01]")
+"""The marker that ends a JPEG's coded data: neither a stuffed byte, a restart nor a filler."""
+MAX_SCANS = 100
+"""Of a JPEG: progressive ones have about ten."""
+_SCAN = b"\xff\xda"
 _TIFF_STARTS = (b"II*\0", b"MM\0*")
 _TIFF_SEALED = 65211
 _TIFF_WIDTH, _TIFF_HEIGHT = 256, 257
@@ -231,9 +236,30 @@ def _jpeg(data: bytes) -> Header:
             sampling = _sampling(data[payload_at + 5 : end])
     if size is None or insert_at is None:
         raise _cut("JPEG")
+    if data.count(_SCAN, insert_at) > MAX_SCANS and _scans(data, end) > MAX_SCANS:
+        raise BadInputError(
+            f"the JPEG has more than {MAX_SCANS} scans, as no camera or program writes it"
+        )
     sealed = _join(pieces)
     header = Header("jpeg", size[1], size[0], False, False, sealed, insert_at, turned or 1)
     return replace(header, sealed_at=tuple(places), quality=quality, sampling=sampling)
+
+
+def _scans(data: bytes, at: int) -> int:
+    """How many scans a JPEG has; `at` is where the first one's data begins.
+
+    A decoder goes over the whole picture for each, so a small file could keep it busy for hours.
+    """
+    count = 1
+    while found := AFTER_SCAN.search(data, at):
+        marker, at = data[found.end() - 1], found.end()
+        if marker == _EOI:
+            break
+        count += marker == _SOS
+        if count > MAX_SCANS:
+            break
+        at += int.from_bytes(data[at : at + 2], "big")
+    return count
 
 
 def _sampling(components: bytes) -> str:

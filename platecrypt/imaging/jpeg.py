@@ -7,7 +7,6 @@ stripped to what it needs: hostile metadata never reaches it.
 
 import contextlib
 import copy
-import re
 import tempfile
 import threading
 from collections.abc import Iterator, Sequence
@@ -19,7 +18,7 @@ import numpy as np
 import numpy.typing as npt
 
 from platecrypt.errors import BadInputError
-from platecrypt.imaging.containers import MAX_PARTS, jpeg_parts
+from platecrypt.imaging.containers import AFTER_SCAN, MAX_PARTS, jpeg_parts
 from platecrypt.imaging.regions import Region
 
 Coefficients = npt.NDArray[np.int16]
@@ -37,7 +36,6 @@ _MEMORY = Path("/dev/shm")  # noqa: S108
 _lock = threading.Lock()
 
 
-_AFTER_SCAN = re.compile(rb"\xff[^\x00\xff\xd0-\xd7\x01]")
 _SOS, _EOI, _COM = 0xDA, 0xD9, 0xFE
 _TABLES_OF_FRAMES = (0xC4, 0xC8, 0xCC)
 
@@ -151,13 +149,13 @@ def _all_parts(data: bytes) -> Iterator[tuple[int, int, int, int]]:
             raise _damaged()
         start = at
         if marker == _SOS:
-            found = _AFTER_SCAN.search(data, end)
+            found = AFTER_SCAN.search(data, end)
             if found is None:
                 raise _damaged()
             end = found.start()
         yield marker, start, start + 4, end
         # Bytes between segments are skipped, as decoders do.
-        found = _AFTER_SCAN.search(data, end)
+        found = AFTER_SCAN.search(data, end)
         if found is None:
             raise _damaged()
         at = found.start()

@@ -110,6 +110,21 @@ def protect(
         sidecar=sidecar,
         copied=swapped,  # what is painted over lies in the encoder's order of colours
     )
+    return written(image, made, format=format, quality=quality, sidecar=sidecar)
+
+
+def written(
+    image: Image,
+    made: Covered,
+    *,
+    format: Format | None = None,  # noqa: A002
+    quality: int | None = None,
+    sidecar: bool = False,
+) -> Protected:
+    """The second half of `protect`: the file of what `cover_and_seal` covered, in BGR.
+
+    Arguments and errors as `protect`.
+    """
     chosen = format or image.format
     keep = image.lossless or image.format == "png"
     if quality is None:

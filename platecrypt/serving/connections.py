@@ -13,7 +13,35 @@ from uvicorn.protocols.http.httptools_impl import HttpToolsProtocol
 
 LINGER_S = 0.5
 GATHERED = 2**22  # bytes of a body that are handed on together
-MAX_HEAD = 64 * 1024  # bytes of a head that has not ended yet
+MAX_HEAD = 64 * 1024  # bytes of a head that has not ended yet, or of trailers
+ARRIVED = "platecrypt.arrived"  # where a request's scope has its `Arrived`
+
+
+class Held:
+    """Bytes of all bodies that have arrived and were not answered yet."""
+
+    def __init__(self) -> None:
+        self.bytes = 0
+
+
+class Arrived:
+    """Bytes of one body; they count among the held ones until `leave`."""
+
+    def __init__(self, held: Held) -> None:
+        self._held = held
+        self._bytes = 0
+        self._left = False
+
+    def add(self, size: int) -> None:
+        """More of it is here."""
+        if not self._left:
+            self._bytes += size
+            self._held.bytes += size
+
+    def leave(self) -> None:
+        """The request is over."""
+        self._held.bytes -= self._bytes
+        self._left, self._bytes = True, 0
 
 
 class Connection(HttpToolsProtocol):
@@ -22,13 +50,20 @@ class Connection(HttpToolsProtocol):
     Attributes:
         headers_s: seconds for the head of each request.
         answer_s: seconds in which a client must have taken something of its answer.
+        held: what lies in memory of all connections.
+        max_held: with more, the door is woken to refuse.
     """
 
     headers_s = 10.0
     answer_s = 30.0
+    held = Held()
+    max_held = 2**62
     _patience: asyncio.TimerHandle | None = None
     _unread: asyncio.TimerHandle | None = None
     _head = 0
+    _in_body = False
+    _moved = False  # whether what was read last ended a head or belonged to a body
+    _arrived = Arrived(Held())
 
     def connection_made(self, transport: Any) -> None:
         """Begin to wait for the first request."""
@@ -43,31 +78,54 @@ class Connection(HttpToolsProtocol):
 
     def data_received(self, data: bytes) -> None:
         """Read on; refuse a head that has no end."""
-        within = self._patience is not None
+        within = self._patience is not None or self._in_body
+        self._moved = False
         super().data_received(data)
-        if within and self._patience is not None and not self.transport.is_closing():
-            self._head += len(data)  # all of it belongs to the head
+        if self.transport.is_closing():
+            return
+        if within and not self._moved:  # all of it belongs to the head, or to trailers
+            self._head += len(data)
             if self._head > MAX_HEAD:
                 self.send_400_response("The head of the request is too large.")
+        between = self.cycle is not None and self.cycle.response_complete and not self._in_body
+        if between and self._patience is None and self.timeout_keep_alive_task is None:
+            self._wait()  # a lone line end has stopped uvicorn's own clock
+
+    def on_header(self, name: bytes, value: bytes) -> None:
+        """Take a header; trailers have nothing to say here."""
+        if not self._in_body:
+            super().on_header(name, value)
+
+    def on_message_complete(self) -> None:
+        """The request is whole."""
+        self._moved, self._in_body, self._head = True, False, 0
+        super().on_message_complete()
 
     def on_body(self, body: bytes) -> None:
         """Take what came; the door counts it, so there is no need to stop and go on reading."""
         cycle = self.cycle
+        self._moved, self._head = True, 0
         if cycle.response_complete:
             return
+        self._arrived.add(len(body))
         held: Any = cycle.body  # not `bytes += bytes`: that copies all of it for each part
         if held and isinstance(held, bytes):
             held = bytearray(held)
         held += body
         cycle.body = held
         # The door is woken for much of it, or by uvicorn for the last of it: not for each packet.
-        if len(cycle.body) >= GATHERED:
+        if len(cycle.body) >= GATHERED or self.held.bytes > self.max_held:
             cycle.message_event.set()
 
     def on_headers_complete(self) -> None:
         """The headers are there: what follows is the door's to limit."""
         self._stop_waiting()
+        self._moved, self._in_body = True, True
         super().on_headers_complete()
+        self._arrived = Arrived(self.held)
+        if self.cycle is not None:
+            scope: Any = self.cycle.scope
+            scope[ARRIVED] = self._arrived  # its task has not begun yet
 
     def pause_writing(self) -> None:
         """The client does not take what it is sent as fast as it comes."""
@@ -83,6 +141,9 @@ class Connection(HttpToolsProtocol):
         """Over."""
         self._stop_waiting()
         self._stop_watching()
+        for cycle, _ in self.pipeline:  # nobody will ever answer these
+            waiting: Any = cycle.scope
+            waiting[ARRIVED].leave()
         super().connection_lost(exc)
 
     def shutdown(self) -> None:
@@ -117,6 +178,9 @@ class Connection(HttpToolsProtocol):
             self._patience = None
 
 
-def connection_class(headers_s: float, answer_s: float) -> type[Connection]:
-    """A protocol class for uvicorn with that patience; see `Connection`."""
-    return type("Connection", (Connection,), {"headers_s": headers_s, "answer_s": answer_s})
+def connection_class(
+    headers_s: float, answer_s: float, held: Held, max_held: int
+) -> type[Connection]:
+    """A protocol class for uvicorn with that patience and memory; see `Connection`."""
+    given = {"headers_s": headers_s, "answer_s": answer_s, "held": held, "max_held": max_held}
+    return type("Connection", (Connection,), given)

@@ -15,6 +15,7 @@ from collections.abc import Awaitable, Callable, MutableMapping
 from typing import Any
 
 from platecrypt.serving import metrics
+from platecrypt.serving.connections import ARRIVED, Arrived, Held
 from platecrypt.serving.refusals import HttpError
 from platecrypt.serving.tracing import TRACEPARENT, TRACESTATE, trace_of
 
@@ -82,7 +83,7 @@ class Door:
         self.max_held = max(max_held, max_body)
         self.body_s = body_s
         self.drain = drain or Drain()
-        self.held = 0
+        self.held = Held()
         self._check = check
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
@@ -127,6 +128,9 @@ class _Visit:
             scope["path"], given.get("content-type", ""), binary=BINARY_HEADER in given
         )
         self._received = 0
+        # Counted as it arrives, where the server does that; else as it is handed on.
+        self._counted = ARRIVED in scope
+        self._arrived: Arrived = scope.pop(ARRIVED, None) or Arrived(door.held)
         self._whole = False
         self._started = time.perf_counter()
         self._status = 0
@@ -141,7 +145,7 @@ class _Visit:
         announced = int(self._lengths[0]) if self._lengths and self._lengths[0].isdigit() else 0
         if announced > self._door.max_body:
             raise _TooLargeError(self._door.max_body)
-        if self._door.held + announced > self._door.max_held:
+        if self._door.held.bytes + announced > self._door.max_held:
             raise HttpError(429, "too much is on its way in; try again", retry_after=1)
 
     async def receive(self) -> Message:
@@ -162,10 +166,11 @@ class _Visit:
 
     def _take(self, size: int) -> None:
         self._received += size
-        self._door.held += size
+        if not self._counted:
+            self._arrived.add(size)
         if self._received > self._door.max_body:
             raise _TooLargeError(self._door.max_body)
-        if self._door.held > self._door.max_held:
+        if self._door.held.bytes > self._door.max_held:
             raise HttpError(429, "too much is on its way in; try again", retry_after=1)
 
     async def send(self, message: Message) -> None:
@@ -201,7 +206,7 @@ class _Visit:
 
     def leave(self) -> None:
         """Give back what was held, count and log."""
-        self._door.held -= self._received
+        self._arrived.leave()
         log_request(
             self._wire,
             self._status,

@@ -8,7 +8,7 @@ from typing import Literal
 
 from prometheus_client import Counter, Gauge, Histogram, Info
 
-Phase = Literal["queue", "decode", "predict", "protect", "encode"]
+Phase = Literal["queue", "decode", "predict", "protect", "encode", "answer"]
 SECONDS = (0.001, 0.0025, 0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1.0, 2.5, 5.0, 10.0)
 MEASURE_EVERY_S = 0.2  # how often at most an input's quality is measured: it costs two milliseconds
 

@@ -10,6 +10,7 @@ import math
 import struct
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field
+from itertools import chain
 from typing import Any, Literal
 
 import numpy as np
@@ -27,6 +28,13 @@ MAX_TENSORS = 64
 MAX_AXES = 8
 MAX_ELEMENTS = 1024  # of one BYTES tensor
 MAX_ID = 256
+MAX_VALUES = (
+    2**23
+)  # numbers of a request in JSON or in typed contents; a 1080p picture has 6 million
+# What the JSON of a request may have: each becomes an object, of up to some hundred bytes.
+MAX_PARTS = {b",": MAX_VALUES, b"[": MAX_VALUES // 2, b"{": 2048, b'"': 16384}
+MAX_TYPED = 48 * 2**20  # bytes of a gRPC message beside its raw tensors
+SLOW = 2**16  # bytes of JSON or of typed contents
 TYPES: dict[str, Any] = {"UINT8": np.uint8, "INT32": np.int32, "FP32": np.float32}
 _CONTENTS = {
     "BYTES": "bytes_contents",
@@ -68,6 +76,19 @@ class Request:
     binary: frozenset[str] | None = frozenset()
     wire: Wire = "v2-json"
     typed: bool = False
+
+    def check_outputs(self, made: Iterable[Tensor]) -> None:
+        """Refuse names of outputs that there are not.
+
+        Raises:
+            HttpError: 400.
+        """
+        there = {item.name for item in made}
+        unknown = [name for name in self.outputs if name not in there]
+        if unknown:
+            raise HttpError(
+                400, f"no output {unknown[0][:40]}; there are {', '.join(sorted(there))}"
+            )
 
     def asks_for(self, name: str) -> bool:
         """Whether the output of that name is wanted."""
@@ -111,6 +132,7 @@ def read_rest(body: bytes | bytearray, header_length: str | None) -> Request:
         if length > len(body):
             raise HttpError(400, f"{HEADER_LENGTH} is {length} but the body has {len(body)} bytes")
         head, tail = head[:length], head[length:]
+    _check_parts(body, len(head))
     document = _json(head)
     inputs = _objects(document.get("inputs"), "inputs")
     if not inputs:
@@ -136,6 +158,7 @@ def write_rest(
     """The body of a REST answer in pieces, and the length of its JSON where raw tensors follow."""
     import orjson
 
+    request.check_outputs(reply.outputs)
     outputs, tails = [], list[bytes | memoryview]()
     for made in reply.outputs:
         if not request.asks_for(made.name):
@@ -180,9 +203,26 @@ def open_grpc(data: bytes) -> Message:
 
     try:
         rest, raw = take_out(data, ModelInferRequest.RAW_INPUT_CONTENTS_FIELD_NUMBER)
+        if len(rest) > MAX_TYPED:
+            raise HttpError(
+                413, f"contents have at most {MAX_TYPED} bytes; send raw_input_contents"
+            )
         return Message(ModelInferRequest.FromString(rest), tuple(raw))
     except (ValueError, DecodeError):
         raise HttpError(400, "the message is no ModelInferRequest") from None
+
+
+def is_slow_message(data: bytes) -> bool:
+    """The same of a gRPC message: its values came in typed contents, not as raw tensors."""
+    from kserve.protocol.grpc.grpc_predict_v2_pb2 import ModelInferRequest
+
+    if len(data) <= SLOW:
+        return False
+    try:
+        _, raw = take_out(data, ModelInferRequest.RAW_INPUT_CONTENTS_FIELD_NUMBER)
+    except ValueError:
+        return False
+    return len(data) - sum(map(len, raw)) > SLOW
 
 
 def read_grpc(message: Message) -> Request:
@@ -221,6 +261,7 @@ def write_grpc(reply: Reply, request: Request, model: str, request_id: str) -> b
     """A serialised `ModelInferResponse` in the form in which the request came."""
     from kserve.protocol.grpc.grpc_predict_v2_pb2 import ModelInferResponse
 
+    request.check_outputs(reply.outputs)
     made = [item for item in reply.outputs if request.asks_for(item.name)]
     answer = ModelInferResponse(
         model_name=model, model_version=reply.version, id=request.id or request_id
@@ -325,22 +366,29 @@ def _raw_tensor(
     elif isinstance(data, memoryview):
         if len(data) != count * np.dtype(TYPES[datatype]).itemsize:
             raise HttpError(400, f"{name} of shape {list(shape)} has {len(data)} bytes")
-        return Tensor(name, datatype, shape, np.frombuffer(data, TYPES[datatype]).reshape(shape))
+        values = np.frombuffer(data, TYPES[datatype])
     else:
         values = _numbers(data, name, datatype)
     if len(values) != count:
         raise HttpError(400, f"{name} of shape {list(shape)} has {len(values)} values")
-    return Tensor(
-        name, datatype, shape, values.reshape(shape) if isinstance(values, np.ndarray) else values
-    )
+    if isinstance(values, np.ndarray):
+        try:
+            values = values.reshape(shape)
+        except ValueError:  # no values, and axes beside the empty one that no array can have
+            raise HttpError(400, f"shape of {name[:40]} is no list of sizes") from None
+    return Tensor(name, datatype, shape, values)
 
 
 def _numbers(data: Any, name: str, datatype: str) -> NDArray[Any]:
     if isinstance(data, np.ndarray):
         return data
+    flat = _flat(data, name)
+    # NumPy would make every value as wide as the longest text among them.
+    if not set(map(type, flat)) <= {int, float}:
+        raise HttpError(400, f"{name} holds something that is no number")
     try:
-        found = np.asarray(data).ravel() if len(data) else np.zeros(0, np.int64)
-    except (TypeError, ValueError, OverflowError):
+        found = np.asarray(flat) if flat else np.zeros(0, np.int64)
+    except OverflowError:
         raise HttpError(400, f"{name} holds something that is no number") from None
     if found.dtype.kind not in _KINDS[datatype]:
         raise HttpError(400, f"{name} holds something that is no {datatype}")
@@ -349,6 +397,18 @@ def _numbers(data: Any, name: str, datatype: str) -> NDArray[Any]:
         if found.min() < limits.min or found.max() > limits.max:
             raise HttpError(400, f"{name} holds values outside {limits.min}..{limits.max}")
     return found.astype(TYPES[datatype])
+
+
+def _flat(data: Any, name: str) -> list[Any]:
+    """The values of lists within lists, which must be of one length on each level."""
+    values = list(data)
+    for _ in range(MAX_AXES):
+        if not values or type(values[0]) is not list:
+            return values
+        if set(map(type, values)) != {list} or len(set(map(len, values))) != 1:
+            break
+        values = list(chain.from_iterable(values))
+    raise HttpError(400, f"{name} holds lists of different lengths, or too deep ones")
 
 
 def _decoded(data: Iterable[Any], name: str) -> list[bytes]:
@@ -378,7 +438,10 @@ def _typed(item: Any) -> list[Any]:
     kind = _CONTENTS.get(item.datatype)
     if kind is None:
         raise _unknown_type(item.name, item.datatype)
-    return list(getattr(item.contents, kind))
+    values = getattr(item.contents, kind)
+    if len(values) > MAX_VALUES:
+        raise HttpError(400, f"{item.name[:40]} has more than {MAX_VALUES} values; send raw ones")
+    return list(values)
 
 
 def _json_values(made: Tensor) -> Any:
@@ -387,6 +450,20 @@ def _json_values(made: Tensor) -> Any:
     import pybase64
 
     return [pybase64.b64encode_as_string(element) for element in made.values]
+
+
+def _check_parts(body: bytes | bytearray, length: int) -> None:
+    """Refuse JSON of so many parts that reading it alone would fill the memory."""
+    for mark, most in MAX_PARTS.items():
+        if body.count(mark, 0, length) > most:
+            raise HttpError(
+                400, f"the JSON has more than {most} of {mark.decode()}; send tensors as bytes"
+            )
+
+
+def is_slow(body: bytes | bytearray, header_length: str | None) -> bool:
+    """Whether reading a REST request takes so long that others should be served meanwhile."""
+    return header_length is None and len(body) > SLOW
 
 
 def _json(head: memoryview) -> dict[str, Any]:

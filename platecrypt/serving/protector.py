@@ -9,7 +9,7 @@ import hashlib
 import logging
 import time
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any, Protocol
 
@@ -27,6 +27,7 @@ from platecrypt.serving.profiles import DEFAULT, Profiles
 from platecrypt.serving.refusals import HttpError
 from platecrypt.serving.requests import MEDIA, Format, Options, Picture
 
+NOTHING = np.empty((0, 0, 3), np.uint8)
 Made = imaging.Protected | imaging.Covered
 
 logger = logging.getLogger("platecrypt.serving")
@@ -153,18 +154,22 @@ class Protector:
             )
         margin = profile.margin if options.margin is None else options.margin
         request_id = picture.request_id or headers.get(REQUEST_ID, "")
+        came_as_file = isinstance(picture.source, bytes)
+        wanted = came_as_file and options.image == "protected"
         with metrics.timed("protect"):
-            protected = self._seal(
-                image,
-                found,
-                file=isinstance(picture.source, bytes) and options.image == "protected",
-                form=form,
-                model_version=version,
-                request_id=request_id,
-                margin=self._margin if margin is None else margin,
+            origin = imaging.Origin(
+                self._model_name, version, request_id, datetime.datetime.now(datetime.UTC)
             )
-        self._count(image, found, protected)
-        return Outcome(protected, found, request_id, version)
+            margin = self._margin if margin is None else margin
+            covered = self._seal(image, found, origin, margin=margin, for_file=wanted)
+        made: Made = covered
+        if wanted:
+            with metrics.timed("encode"):
+                made = _written(image, covered, form)
+        elif came_as_file:  # what nobody wants back is not kept until the call ends
+            made = replace(covered, pixels=NOTHING)
+        self._count(image, found, made)
+        return Outcome(made, found, request_id, version)
 
     def _decode(self, picture: Picture) -> imaging.Image:
         if not isinstance(picture.source, bytes):
@@ -194,24 +199,25 @@ class Protector:
         self,
         image: imaging.Image,
         found: Detections,
+        origin: imaging.Origin,
         *,
-        file: bool,
-        form: Format | None,
         margin: float,
-        **names: Any,
-    ) -> Made:
-        names |= {"model_name": self._model_name, "time": datetime.datetime.now(datetime.UTC)}
-        how: dict[str, Any] = {"margin": margin, "scores": found.scores.tolist()}
+        for_file: bool,
+    ) -> imaging.Covered:
         try:
-            keyring = self._keys.current()
-            if file:
-                return imaging.protect(image, found.boxes, keyring, format=form, **names, **how)
-            origin = imaging.Origin(**names)
-            return imaging.cover_and_seal(image, found.boxes, keyring, origin=origin, **how)
+            return imaging.cover_and_seal(
+                image,
+                found.boxes,
+                self._keys.current(),
+                origin=origin,
+                margin=margin,
+                scores=found.scores.tolist(),
+                copied=imaging.swapped if for_file else np.copy,
+            )
         except BadInputError as error:
             raise HttpError(400, str(error)) from None
         except cipher.KeyringError as error:
-            logger.error("%s", error, extra={"fields": {"request_id": names["request_id"]}})
+            logger.error("%s", error, extra={"fields": {"request_id": origin.request_id}})
             raise HttpError(503, "no key to seal with; nothing is published") from None
 
     def _count(self, image: imaging.Image, found: Detections, made: Made) -> None:
@@ -222,6 +228,13 @@ class Protector:
         metrics.SEALED_BYTES.inc(sealed)
         if self._sampler is not None and self._sampler.due():
             _measure(image.pixels)
+
+
+def _written(image: imaging.Image, covered: imaging.Covered, form: Format | None) -> Made:
+    try:
+        return imaging.written(image, covered, format=form)
+    except BadInputError as error:
+        raise HttpError(400, str(error)) from None
 
 
 def warm_up() -> None:

@@ -15,9 +15,10 @@ import signal
 import sys
 import time
 from collections.abc import Callable, Mapping, Sequence
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeVar
 
 import grpc  # type: ignore[import-untyped]
 import kserve
@@ -64,7 +65,13 @@ MAX_BYTES = 32 * 2**20
 MAX_PIXELS = 40_000_000
 GRPC_OVERHEAD = 64 * 1024
 MAX_RPCS = 128  # beside each other; more than are let in to work or wait
+CLIENT_LEFT = 499  # nginx's number for who did not wait for the answer
 UNPROCESSABLE = (400, "the request has not the form of the protocol")
+# KServe's own handlers would read the body first, some of them with errors of their own.
+NOT_OFFERED = (
+    "/v1/models/{model_name}:explain",
+    "/v2/models/{model_name}/versions/{model_version}/infer",
+)
 STATUS_CODES = {
     400: grpc.StatusCode.INVALID_ARGUMENT,
     401: grpc.StatusCode.UNAUTHENTICATED,
@@ -74,6 +81,10 @@ STATUS_CODES = {
     501: grpc.StatusCode.UNIMPLEMENTED,
     503: grpc.StatusCode.UNAVAILABLE,
 }
+
+SLOW_CODEC = ThreadPoolExecutor(1, "codec")  # one at a time: each may take some hundred megabytes
+
+T = TypeVar("T")
 
 logger = logging.getLogger("platecrypt.serving")
 
@@ -102,12 +113,19 @@ class ServedModel(kserve.Model):  # type: ignore[misc]
 class _Plane(DataPlane):  # type: ignore[misc]
     """KServe's data plane with a readiness that means it."""
 
-    def __init__(self, model_registry: kserve.ModelRepository, drain: Drain) -> None:
+    def __init__(
+        self, model_registry: kserve.ModelRepository, drain: Drain, tokens: Tokens | None = None
+    ) -> None:
         super().__init__(model_registry=model_registry)
         self._drain = drain
+        self._tokens = tokens
+
+    def _open(self) -> bool:
+        """Whether anybody could be let in."""
+        return not self._drain.began and (self._tokens is None or self._tokens.usable())
 
     async def ready(self) -> bool:
-        if self._drain.began:
+        if not self._open():
             return False
         models = self.model_registry.get_models().values()
         return all([await model.available() for model in models])
@@ -120,7 +138,7 @@ class _Plane(DataPlane):  # type: ignore[misc]
             raise kserve_errors.ModelNotFound(model_name)
         if disable_predictor_health_check:  # on the way to a prediction: that finds out itself
             return bool(model.ready)
-        return not self._drain.began and bool(await model.available())
+        return self._open() and bool(await model.available())
 
 
 class _FixedRepository(ModelRepositoryExtension):  # type: ignore[misc]
@@ -160,13 +178,18 @@ class _Servicer(InferenceServicer):  # type: ignore[misc]
                 raise HttpError(429, "too much is on its way in; try again")
             if self._check is not None:
                 self._check(given.get("authorization", ""))
-            message = oip.open_grpc(data)
+            slow = oip.is_slow_message(data)
+            message = await _codec(slow, oip.open_grpc, data)
             request_id = request_id_of(given.get(REQUEST_ID, "") or message.head.id)
-            answer = await self._infer(message, request_id, dict(trace.headers()))
+            answer = await self._infer(message, request_id, dict(trace.headers()), slow=slow)
             status = 200
             return answer
+        except asyncio.CancelledError:
+            status = CLIENT_LEFT
+            raise
         except HttpError as error:
             status = error.status
+            context.set_trailing_metadata(((REQUEST_ID, request_id),))
             code = STATUS_CODES.get(status, grpc.StatusCode.INTERNAL)
             raise GrpcException(str(error), code) from None
         except kserve_errors.ModelNotFound as error:
@@ -184,12 +207,12 @@ class _Servicer(InferenceServicer):  # type: ignore[misc]
             )
 
     async def _infer(
-        self, message: oip.Message, request_id: str, trace: Mapping[str, str]
+        self, message: oip.Message, request_id: str, trace: Mapping[str, str], *, slow: bool
     ) -> bytes:
-        call, name = oip.read_grpc(message), message.head.model_name
+        call, name = await _codec(slow, oip.read_grpc, message), message.head.model_name
         headers = {REQUEST_ID: request_id, **trace}
         reply, _ = await self._plane.infer(name, call, headers)
-        return oip.write_grpc(reply, call, name, request_id)
+        return await _codec(slow, oip.write_grpc, reply, call, name, request_id)
 
 
 class _Server(uvicorn.Server):
@@ -265,6 +288,11 @@ def run(
     args = parser.parse_args(argv)
     configure_logging()
     try:
+        if args.enable_grpc and args.ssl_certfile:
+            raise BadInputError(
+                "--ssl_certfile is for HTTP: gRPC would answer in the clear beside it; leave that "
+                "to the mesh, or give --enable_grpc=false"
+            )
         tokens = Tokens(args.tokens_file) if args.tokens_file else None
         model = make(args)
         with asyncio.Runner(loop_factory=uvloop.new_event_loop) as runner:
@@ -293,7 +321,7 @@ async def _serve(
     check = tokens.check if tokens else None
     registry = kserve.ModelRepository()
     registry.update(model)
-    plane = _Plane(registry, drain)
+    plane = _Plane(registry, drain, tokens)
     repository = _FixedRepository(model_registry=registry)
     door = Door(
         application(plane, repository),
@@ -306,7 +334,7 @@ async def _serve(
         door,
         host=args.host,
         port=args.http_port,
-        http=connection_class(args.headers_seconds, args.body_seconds),
+        http=connection_class(args.headers_seconds, args.body_seconds, door.held, door.max_held),
         ws="none",
         log_config=None,
         access_log=False,
@@ -337,6 +365,8 @@ def application(plane: DataPlane, repository: ModelRepositoryExtension) -> FastA
     app = FastAPI(title="platecrypt", docs_url=None, redoc_url=None, openapi_url=None)
     app.add_route("/v1/models/{model_name}:predict", _v1(plane), methods=["POST"])
     app.add_route("/v2/models/{model_name}/infer", _v2(plane), methods=["POST"])
+    for path in NOT_OFFERED:
+        app.add_route(path, _not_offered, methods=["POST"])
     app.add_route("/openapi.json", _openapi(plane), methods=["GET"])
     app.add_api_route("/", plane.live)
     app.add_api_route("/metrics", _metrics, methods=["GET"])
@@ -378,15 +408,25 @@ def _v2(plane: DataPlane) -> Callable[[Request], Any]:
         name, headers = request.path_params["model_name"], dict(request.headers)
         if await plane.model_ready(name, True) is False:
             raise kserve_errors.ModelNotReady(name)
-        call = oip.read_rest(await _body_of(request), headers.get(oip.HEADER_LENGTH))
+        body, head = await _body_of(request), headers.get(oip.HEADER_LENGTH)
+        slow = oip.is_slow(body, head)
+        call = await _codec(slow, oip.read_rest, body, head)
         reply, _ = await plane.infer(name, call, headers)
-        pieces, length = oip.write_rest(reply, call, name, headers.get(REQUEST_ID, ""))
+        request_id = headers.get(REQUEST_ID, "")
+        pieces, length = await _codec(slow, oip.write_rest, reply, call, name, request_id)
         if length is None:
             return Response(pieces[0], media_type="application/json")
         more = {oip.HEADER_LENGTH: str(length)}
         return _InPieces(pieces, media_type="application/octet-stream", headers=more)
 
     return infer
+
+
+async def _codec(slow: bool, work: Callable[..., T], *arguments: Any) -> T:
+    """Do it here, or, where it takes long, in the one thread for that: others are served."""
+    if not slow:
+        return work(*arguments)
+    return await asyncio.get_running_loop().run_in_executor(SLOW_CODEC, work, *arguments)
 
 
 async def _body_of(request: Request) -> bytes | bytearray:
@@ -437,7 +477,10 @@ async def _grpc_server(servicer: _Servicer, args: argparse.Namespace) -> Any:
 def _metrics(request: Request) -> Response:
     from prometheus_client import REGISTRY, exposition
 
-    encoder, content_type = exposition.choose_encoder(request.headers.get("accept", ""))
+    try:
+        encoder, content_type = exposition.choose_encoder(request.headers.get("accept", ""))
+    except Exception:  # noqa: BLE001 - it stumbles in many ways over what is no version
+        encoder, content_type = exposition.choose_encoder("")
     return Response(encoder(REGISTRY), headers={"content-type": content_type})
 
 
@@ -478,7 +521,7 @@ async def _unprocessable(request: Request, error: Exception) -> JSONResponse:
     return _answer(request, *UNPROCESSABLE)
 
 
-async def _not_offered(request: Request, error: Exception) -> JSONResponse:
+async def _not_offered(request: Request, error: Exception | None = None) -> JSONResponse:
     return _answer(request, 501, "this server does not offer that")
 
 

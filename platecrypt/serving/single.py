@@ -12,6 +12,7 @@ from platecrypt.serving.predictor import add_detecting, finder_of, load_detector
 from platecrypt.serving.requests import largest_body
 from platecrypt.serving.server import argument_parser, run
 from platecrypt.serving.transformer import (
+    WORKING,
     Transformer,
     add_protecting,
     check_protecting,
@@ -26,6 +27,9 @@ def make(args: argparse.Namespace) -> Transformer:
         BadInputError: an argument, the model or the key file is wrong.
     """
     check_protecting(args)
+    if args.batch_size > 1 and args.working == WORKING:
+        # One batch gathers while another is worked on; with fewer threads none would ever be full.
+        args.working = max(WORKING, 2 * args.batch_size)
     finder = finder_of(args, load_detector(args))
     return transformer(args, LocalDetector(finder, args.model_version))
 

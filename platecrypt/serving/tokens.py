@@ -52,6 +52,15 @@ class Tokens:
         if not any(found):
             raise HttpError(401, "a bearer token is needed: Authorization: Bearer TOKEN")
 
+    def usable(self) -> bool:
+        """Whether the file holds tokens now; asked by readiness probes."""
+        try:
+            self._read()
+        except BadInputError as error:
+            logger.error("%s", error)
+            return False
+        return True
+
     def _read(self) -> None:
         try:
             found = self._path.stat()

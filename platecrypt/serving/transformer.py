@@ -8,6 +8,7 @@ was not found, sealed and covered without a hitch does not leave.
 
 import argparse
 import asyncio
+import threading
 from collections.abc import Callable, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
@@ -99,7 +100,7 @@ class Transformer(ServedModel):
             HttpError: anything that keeps the answer from being a protected one.
         """
         asked = {name.lower(): value for name, value in (headers or {}).items()}
-        work: Callable[[Any, Mapping[str, str]], Any]
+        work: Callable[[Any, Mapping[str, str], threading.Event], Any]
         if isinstance(payload, V1Body):
             work = self._v1
         elif isinstance(payload, oip.Request):
@@ -107,29 +108,45 @@ class Transformer(ServedModel):
         else:
             raise HttpError(400, "ask with POST /v1/models/NAME:predict or /v2/models/NAME/infer")
         async with self._admission.enter():
-            loop = asyncio.get_running_loop()
-            return await loop.run_in_executor(self._pool, work, payload, asked)
+            loop, given_up = asyncio.get_running_loop(), threading.Event()
+            try:
+                return await loop.run_in_executor(self._pool, work, payload, asked, given_up)
+            finally:
+                given_up.set()  # a thread cannot be ended: it looks before each picture
 
-    def _v1(self, payload: V1Body, asked: Mapping[str, str]) -> HttpReply:
+    def _v1(
+        self, payload: V1Body, asked: Mapping[str, str], given_up: threading.Event
+    ) -> HttpReply:
         form = wanted(asked.get("accept", ""))
         job = v1_job(payload, form, max_bytes=self._protector.limits.max_bytes)
-        outcomes = self._protect(job, asked, form.format)
-        with metrics.timed("encode"):
+        outcomes = self._protect(job, asked, form.format, given_up)
+        with metrics.timed("answer"):
             return v1_reply(outcomes, form, job.options)
 
-    def _v2(self, payload: oip.Request, asked: Mapping[str, str]) -> oip.Reply:
+    def _v2(
+        self, payload: oip.Request, asked: Mapping[str, str], given_up: threading.Event
+    ) -> oip.Reply:
         limits = self._protector.limits
         job = v2_job(payload, max_bytes=limits.max_bytes, max_pixels=limits.max_pixels)
-        outcomes = self._protect(job, asked, None)
-        with metrics.timed("encode"):
+        outcomes = self._protect(job, asked, None, given_up)
+        with metrics.timed("answer"):
             return v2_reply(outcomes, payload, job.options)
 
-    def _protect(self, job: Job, asked: Mapping[str, str], form: Format | None) -> list[Outcome]:
+    def _protect(
+        self,
+        job: Job,
+        asked: Mapping[str, str],
+        form: Format | None,
+        given_up: threading.Event,
+    ) -> list[Outcome]:
         headers = {name: asked[name] for name in PASSED_ON if name in asked}
-        return [
-            self._protector.protect(picture, job.options, headers=headers, form=form)
-            for picture in cameras_filled(job)
-        ]
+        outcomes = []
+        for picture in cameras_filled(job):
+            if given_up.is_set():
+                raise HttpError(503, "the request took too long")
+            made = self._protector.protect(picture, job.options, headers=headers, form=form)
+            outcomes.append(made)
+        return outcomes
 
 
 def make(args: argparse.Namespace) -> Transformer:
@@ -143,6 +160,10 @@ def make(args: argparse.Namespace) -> Transformer:
     if args.predictor_protocol != "grpc-v2":
         raise BadInputError(
             f"--predictor_protocol is {args.predictor_protocol}; the predictor is asked by grpc-v2"
+        )
+    if args.predictor_use_ssl:
+        raise BadInputError(
+            "--predictor_use_ssl: the line to the predictor is plain gRPC; leave TLS to the mesh"
         )
     check_protecting(args)
     detector = RemoteDetector(

@@ -587,3 +587,122 @@ def test_curl_sends_a_hundred_megabytes_and_is_refused(open_house: Any, tmp_path
     command += ["-H", "Content-Type: image/jpeg", "--data-binary", f"@{big}", open_house.url]
     done = subprocess.run(command, capture_output=True, text=True, timeout=90)
     assert done.stdout == "413"
+
+
+CHUNKED = HEAD + b"Transfer-Encoding: chunked\r\n\r\n1\r\nx\r\n"
+
+
+def test_trailers_without_an_end_are_refused(open_house: Any) -> None:
+    for piece in (b"0\r\n" + b"A: b\r\n" * (MAX_HEAD // 6 + 1), b"1;" + b"x" * (MAX_HEAD + 1)):
+        with socket.create_connection(("127.0.0.1", open_house.port), timeout=30) as connection:
+            connection.sendall(CHUNKED)
+            time.sleep(0.2)
+            began = time.monotonic()
+            with contextlib.suppress(ConnectionError):
+                for at in range(0, len(piece), 8192):
+                    connection.sendall(piece[at : at + 8192])
+                    time.sleep(0.01)
+                answer = connection.recv(65536)
+                assert answer.startswith(b"HTTP/1.1 400 "), answer
+            assert time.monotonic() - began < 1.9, "not only because the body took too long"
+    whole = CHUNKED.replace(b"Host", b"Connection: close\r\nHost") + b"0\r\nA: b\r\n\r\n"
+    answer = raw(open_house, whole)
+    assert b'"request_id"' in answer, "a trailer harms nobody"
+
+
+def test_a_line_end_does_not_stop_the_clock_of_an_idle_connection(open_house: Any) -> None:
+    ask = b"GET /v2/health/live HTTP/1.1\r\nHost: x\r\n\r\n"
+    with socket.create_connection(("127.0.0.1", open_house.port), timeout=30) as connection:
+        connection.sendall(ask)
+        answer = b""
+        while not answer.endswith(b"}"):
+            answer += connection.recv(65536)
+        assert answer.startswith(b"HTTP/1.1 200 ")
+        connection.sendall(b"\r\n")
+        began = time.monotonic()
+        assert connection.recv(65536) == b""
+        assert time.monotonic() - began < 10
+
+
+def test_bodies_that_are_on_their_way_count_together(alone: Any, encoded: Encoded) -> None:
+    """Not one of them is whole, or large; a hundred would fill the container."""
+    server = alone("--body_seconds=20", "--max_bytes=4000000")
+    part, others = bytes(4_000_000), []
+    try:
+        for _ in range(80):
+            connection = socket.create_connection(("127.0.0.1", server.port), timeout=30)
+            others.append(connection)
+            with contextlib.suppress(ConnectionError):
+                connection.sendall(HEAD + b"Content-Length: 4000001\r\n\r\n" + part)
+        until(lambda: server.post(part).status_code == 429)
+        memory = psutil.Process(server.record.pid).memory_info().rss
+        assert memory < 900e6
+        assert httpx.get(f"{server.base}/v2/health/live", trust_env=False).status_code == 200
+    finally:
+        for connection in others:
+            connection.close()
+    until(lambda: server.post(encoded()).status_code == 200)
+
+
+@pytest.mark.parametrize(
+    "accept", ["text/plain;version=abc", "application/openmetrics-text;version=x", ";;=,"]
+)
+def test_metrics_are_told_to_whoever_asks_strangely(open_house: Any, accept: str) -> None:
+    answer = httpx.get(
+        f"{open_house.base}/metrics", headers={"accept": accept.encode()}, trust_env=False
+    )
+    assert answer.status_code == 200
+    assert "platecrypt_requests" in answer.text
+
+
+@pytest.mark.parametrize(
+    "path", ["/v1/models/plates:explain", "/v2/models/plates/versions/1/infer"]
+)
+def test_what_is_not_offered_says_so_before_it_reads(open_house: Any, path: str) -> None:
+    events = {"ce-specversion": "1.0", "ce-id": "1", "ce-source": "s", "ce-type": "t"}
+    answer = httpx.post(f"{open_house.base}{path}", headers=events, trust_env=False)
+    assert answer.status_code == 501
+    assert set(answer.json()) == {"error", "request_id"}
+
+
+def test_without_usable_tokens_it_is_not_ready(guarded: tuple[Any, Path]) -> None:
+    server, path = guarded
+    path.write_text("")
+    try:
+        assert not server.ready()
+    finally:
+        path.write_text(TOKEN)
+    assert server.ready()
+
+
+def test_who_cancels_a_call_is_no_failure_of_ours(open_house: Any, encoded: Encoded) -> None:
+    failed = {"wire": "v2-grpc", "status": "500"}
+    left = {"wire": "v2-grpc", "status": "499"}
+    before = open_house.metric("platecrypt_requests_total", **failed)
+    large = imaging.encode(np.tile(imaging.decode(encoded()).pixels, (5, 5, 1)), "jpeg")
+    raw_contents = bytes(oip.raw_bytes(oip.tensor("image", [large])))
+    tensor = pb.ModelInferRequest.InferInputTensor(name="image", datatype="BYTES", shape=[1])
+    message = pb.ModelInferRequest(
+        model_name="plates", inputs=[tensor], raw_input_contents=[raw_contents]
+    )
+    with grpc.insecure_channel(f"127.0.0.1:{open_house.grpc_port}") as channel:
+        stub = GRPCInferenceServiceStub(channel)
+        for _ in range(5):
+            with pytest.raises(grpc.RpcError):
+                stub.ModelInfer(message, timeout=0.03)
+        until(lambda: open_house.metric("platecrypt_requests_total", **left) >= 1)
+        with pytest.raises(grpc.RpcError) as refused:
+            stub.ModelInfer(pb.ModelInferRequest(model_name="plates", id="mine"), timeout=30)
+        assert ("x-request-id", "mine") in refused.value.trailing_metadata()
+    assert open_house.metric("platecrypt_requests_total", **failed) == before
+
+
+def test_a_json_tensor_does_not_keep_the_others_waiting(open_house: Any) -> None:
+    """Reading and answering one takes long; the health page is answered meanwhile."""
+    pixels = np.zeros((400, 400, 3), np.uint8).tolist()
+    item = {"name": "image", "datatype": "UINT8", "shape": [400, 400, 3], "data": pixels}
+    body = json.dumps({"inputs": [item]}).encode()
+    url = f"{open_house.base}/v2/models/plates/infer"
+    answer = httpx.post(url, content=body, timeout=60, trust_env=False)
+    assert answer.status_code == 200
+    assert answer.json()["outputs"][0]["shape"] == [400, 400, 3]

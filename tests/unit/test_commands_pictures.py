@@ -1,5 +1,6 @@
 """protect, recover, disclose, inspect and reseal, as they are typed."""
 
+import http.server
 import io
 import json
 import os
@@ -8,6 +9,7 @@ import signal
 import stat
 import subprocess
 import sys
+import threading
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -420,3 +422,38 @@ def test_predict_refuses_before_it_sends(desk: Path, words: list[str], said: str
     assert done.returncode == 2
     assert said in told(done)
     assert not (desk / "out").exists()
+
+
+def test_predict_goes_on_where_a_picture_is_refused(desk: Path) -> None:
+    """Each is told by its name; what was done stays and is counted."""
+
+    class Handler(http.server.BaseHTTPRequestHandler):
+        def do_POST(self) -> None:
+            body = self.rfile.read(int(self.headers["content-length"]))
+            good = body.startswith(b"\xff\xd8")
+            answer = body if good else b'{"error": "the image is damaged", "request_id": "r"}'
+            self.send_response(200 if good else 400)
+            self.send_header("content-type", "image/jpeg" if good else "application/json")
+            self.send_header("x-platecrypt-plates", "1")
+            self.send_header("x-request-id", "r")
+            self.send_header("content-length", str(len(answer)))
+            self.end_headers()
+            self.wfile.write(answer)
+
+        def log_message(self, *args: object) -> None:
+            """Nothing on the terminal."""
+
+    (desk / "some").mkdir()
+    for name, data in (("a.jpg", b"no picture"), ("b.jpg", jpeg(1)), ("c.jpg", jpeg(2))):
+        (desk / "some" / name).write_bytes(data)
+    with http.server.ThreadingHTTPServer(("127.0.0.1", 0), Handler) as server:
+        threading.Thread(target=server.serve_forever, args=(0.01,), daemon=True).start()
+        url = f"http://127.0.0.1:{server.server_address[1]}/v1/models/plates:predict"
+        done = run(desk, "predict", url, "some", "-o", "out", "--json")
+        server.shutdown()
+    assert done.returncode == 1
+    rows = json.loads(done.stdout)
+    assert [row["plates"] for row in rows] == [None, 1, 1], rows
+    assert "the image is damaged" in rows[0]["error"]
+    assert "some/a.jpg: " in told(done)
+    assert sorted(path.name for path in (desk / "out").iterdir()) == ["b.jpg", "c.jpg"]

@@ -106,8 +106,31 @@ def test_the_runtime_of_a_topology_runs_the_same_containers(topology: str) -> No
     for container in pod["containers"]:
         # KServe sets it from `storageUri` where a runtime is named.
         container["env"] = [v for v in container.get("env", []) if v["name"] != "STORAGE_URI"]
+        # A runtime has no context for the pod, so each container has the pod's; without an fsGroup
+        # a key of mode 0400 would be root's alone.
+        whole = {k: v for k, v in pod["securityContext"].items() if k != "fsGroup"}
+        container["securityContext"] |= whole
+    for volume in pod["volumes"]:
+        if "secret" in volume:
+            assert volume["secret"]["defaultMode"] == 0o400
+            volume["secret"]["defaultMode"] = 0o444
     assert runtime["containers"] == pod["containers"]
     assert runtime["volumes"] == pod["volumes"]
+
+
+@pytest.mark.parametrize("topology", TOPOLOGIES)
+def test_a_container_that_lacks_a_key_is_not_killed_for_it(topology: str) -> None:
+    """It is not ready, and goes on by itself when the key is back."""
+    service = yaml.safe_load((ROOT / "kserve" / TOPOLOGIES[topology]).read_text())["spec"]
+    pods = [part for part in service.values() if "containers" in part]
+    for container in [c for pod in pods for c in pod["containers"]]:
+        assert container["livenessProbe"]["httpGet"]["path"] == "/v2/health/live"
+        assert container["readinessProbe"]["httpGet"]["path"] == "/v2/health/ready"
+
+
+@pytest.mark.parametrize("topology", TOPOLOGIES)
+def test_each_runtime_is_one_that_kserve_takes(topology: str) -> None:
+    runtime = runtimes()[topology]["spec"]
     crd = CRDS / "servingruntimes.serving.kserve.io.yaml"
     if not crd.exists():
         pytest.skip("the folder with KServe's CRDs is not beside this checkout")

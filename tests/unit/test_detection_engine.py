@@ -8,7 +8,7 @@ import onnx
 import pytest
 from onnx import TensorProto, helper
 
-from platecrypt.detection import Detector, find_model
+from platecrypt.detection import Detector, Letterbox, find_model
 from platecrypt.errors import BadInputError, UnavailableError
 from platecrypt.serving.local import LocalDetector
 from platecrypt.serving.refusals import HttpError
@@ -231,3 +231,15 @@ def test_a_network_that_answers_no_number_has_not_seen_that_there_is_no_plate(
 def test_what_is_no_number_below_the_threshold_is_nobodys_box(tmp_path: Path) -> None:
     detector = Detector.load(constant(tmp_path / "m.onnx", [[np.inf, 1, 1, 1, 0.01]]))
     assert len(detector.detect(np.zeros((320, 320, 3), np.uint8))) == 0
+
+
+def test_no_plate_is_left_out_however_many_there_are(model: Path) -> None:
+    """Either all of them are told, or the picture is refused."""
+    detector = Detector.load(model)
+    letterbox = Letterbox(320, 320, 320)
+    across, down = np.meshgrid(np.arange(0, 320, 5) + 2, np.arange(0, 320, 5) + 2)
+    every = np.full((5, across.size), 4, np.float32)
+    every[0], every[1], every[4] = across.ravel(), down.ravel(), 0.9
+    assert len(detector._read(every[:, :2000], letterbox, 0.25)) == 2000
+    with pytest.raises(BadInputError, match="more than 2000 plates"):
+        detector._read(every[:, :2001], letterbox, 0.25)

@@ -131,4 +131,5 @@ def test_boxes_without_area_and_nothing_at_all_do_no_harm() -> None:
 def test_no_more_than_the_limit_stay() -> None:
     low = np.arange(1000, dtype=np.float32)[:, None] * 10
     boxes = np.concatenate([low, low, low + 5, low + 5], axis=1)
-    assert len(suppress(boxes, np.ones(1000, np.float32), iou=0.5)) == 300
+    assert len(suppress(boxes, np.ones(1000, np.float32), iou=0.5)) == 1000
+    assert len(suppress(boxes, np.ones(1000, np.float32), iou=0.5, limit=300)) == 300

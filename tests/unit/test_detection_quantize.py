@@ -153,3 +153,19 @@ def test_a_model_that_cannot_be_quantised_is_said_in_one_line(tmp_path: Path) ->
     onnx.save(helper.make_model(graph, opset_imports=opset, ir_version=9), path)
     with pytest.raises(BadInputError, match="no plate detector"):
         quantize(path, [sample()], tmp_path / "x.onnx")
+
+
+def test_recall_is_judged_at_the_threshold_that_the_model_is_served_with(
+    model: Path, tmp_path: Path
+) -> None:
+    document = onnx.load(model)
+    kept = {item.key: item.value for item in document.metadata_props}
+    # The network is sure to 0.9.
+    helper.set_model_props(document, {**kept, "platecrypt.confidence": "0.95"})
+    onnx.save(document, tmp_path / "sure.onnx")
+    with pytest.raises(BadInputError, match="show no plate"):
+        quantize(tmp_path / "sure.onnx", [sample(labelled=False)], tmp_path / "int8.onnx")
+    report = quantize(
+        tmp_path / "sure.onnx", [sample(labelled=False)], tmp_path / "int8.onnx", confidence=0.25
+    )
+    assert report.plates == 1

@@ -250,3 +250,27 @@ def test_what_cannot_be_encoded_is_refused() -> None:
         encode(np.zeros((1, 16384, 3), np.uint8), "webp")
     with pytest.raises(ValueError, match="float64"):
         encode(np.zeros((4, 4, 3)), "png")  # type: ignore[arg-type]
+
+
+def scans(count: int) -> bytes:
+    """A progressive JPEG with so many copies of its last scan more."""
+    data = file("progressive jpeg")
+    last = data.rindex(b"\xff\xda")
+    return data[:-2] + data[last:-2] * count + data[-2:]
+
+
+def test_a_small_file_cannot_keep_the_decoder_busy_for_hours() -> None:
+    """Each scan of a progressive JPEG is a pass over the whole picture."""
+    assert decode(scans(20)).pixels.shape == (45, 61, 3)
+    assert "more than 100 scans" in one_line(scans(100))
+    data = scans(100)
+    at = data.rindex(b"\xff\xda")  # an end of the picture inside of a comment is none
+    hidden = data[:at] + jpeg_segment(0xFE, b"\xff\xd9") + data[at:]
+    assert "more than 100 scans" in one_line(hidden)
+
+
+def test_marks_of_scans_in_metadata_or_behind_the_picture_are_none() -> None:
+    data = file("jpeg")
+    noise = b"\xff\xda" * 500
+    whole = data[:2] + jpeg_segment(0xE5, noise) + data[2:] + noise
+    np.testing.assert_array_equal(decode(whole).pixels, decode(data).pixels)

@@ -130,3 +130,18 @@ def test_the_command_takes_every_backend(
         desk, "in/a.jpg", "in/d.jpg", output="out", workers=2, backend=backend, precision=precision
     )
     assert "2 protected (4 plates sealed)" in capsys.readouterr().out
+
+
+def test_pixels_that_nobody_wants_back_are_not_kept(desk: Path) -> None:
+    """A call may hold many large pictures, and its answer none of them."""
+    options = Options(desk / "keys.json", desk / "model.onnx")
+    finder = LocalDetector(Worker(options)._detector, "1")  # type: ignore[arg-type]
+    core = Protector(
+        "m", finder=finder, keys=KeyFile(desk / "keys.json"), limits=Limits(2**24, 10**7)
+    )
+    source = next(path for path in (desk / "in").iterdir() if path.suffix == ".png").read_bytes()
+    made = core.protect(Picture(source), Asked(image="none"), headers={})
+    assert made.protected.envelopes
+    assert made.pixels.nbytes == 0
+    pixels = imaging.decode(source).pixels
+    assert core.protect(Picture(pixels), Asked(), headers={}).pixels.shape == pixels.shape

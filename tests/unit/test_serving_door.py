@@ -190,7 +190,7 @@ def test_a_body_that_does_not_come_ends_with_408() -> None:
 
 def test_more_bodies_than_memory_is_meant_for_are_told_to_come_again() -> None:
     door = Door(echo, max_body=100, max_held=150)
-    door.held = 100
+    door.held.bytes = 100
     sent: list[Any] = []
 
     async def receive() -> Any:
@@ -202,7 +202,7 @@ def test_more_bodies_than_memory_is_meant_for_are_told_to_come_again() -> None:
     asyncio.run(door(post(), receive, send))
     assert sent[0]["status"] == 429
     assert dict(sent[0]["headers"])[b"retry-after"] == b"1"
-    assert door.held == 100
+    assert door.held.bytes == 100
 
 
 def test_only_a_token_opens_and_reading_needs_none(tmp_path: Any) -> None:
@@ -272,17 +272,21 @@ def test_grpc_holds_no_more_than_it_may(monkeypatch: pytest.MonkeyPatch) -> None
     """As the door: whoever would take more memory is told to come again, before it is read."""
     seen = []
 
-    async def inner(self: Any, *call: Any) -> bytes:
+    async def inner(self: Any, *call: Any, **how: Any) -> bytes:
         seen.append(self._held)
         return b"answer"
 
     monkeypatch.setattr(server._Servicer, "_infer", inner)
     servicer = server._Servicer(None, None, None)  # type: ignore[arg-type]
-    context = SimpleNamespace(invocation_metadata=lambda: [])
+    told: list[Any] = []
+    context = SimpleNamespace(
+        invocation_metadata=lambda: [("x-request-id", "mine")], set_trailing_metadata=told.append
+    )
     assert asyncio.run(servicer.infer(b"", context)) == b"answer"
     servicer._held = server.MAX_HELD
     message = ModelInferRequest(model_name="plates").SerializeToString()
     with pytest.raises(GrpcException) as refused:
         asyncio.run(servicer.infer(message, context))
     assert refused.value.status_code == grpc.StatusCode.RESOURCE_EXHAUSTED
+    assert told == [(("x-request-id", "mine"),)]
     assert (seen, servicer._held) == ([0], server.MAX_HELD)

@@ -3,6 +3,7 @@
 import base64
 import json
 import struct
+import tracemalloc
 from typing import Any
 
 import numpy as np
@@ -182,6 +183,20 @@ WRONG: dict[str, tuple[Any, bytes]] = {
     "truth": ([raw_input(0, shape=[1], data=[True], parameters={})], b""),
     "too large": ([raw_input(0, shape=[1], data=[256], parameters={})], b""),
     "far too large": ([raw_input(0, shape=[1], data=[2**70], parameters={})], b""),
+    "text among numbers": (
+        [raw_input(0, shape=[1, 1, 3], data=["A" * 1000, "", ""], parameters={})],
+        b"",
+    ),
+    "lists of two lengths": (
+        [raw_input(0, shape=[1, 1, 3], data=[[1, 2], [3]], parameters={})],
+        b"",
+    ),
+    "lists too deep": ([raw_input(0, shape=[1], data=[[[[[[[[[[1]]]]]]]]]], parameters={})], b""),
+    "no array has it": ([raw_input(0, shape=[0, *[2**31 - 1] * 3])], b""),
+    "no array of values has it": (
+        [raw_input(0, shape=[0, *[2**31 - 1] * 3], data=[], parameters={})],
+        b"",
+    ),
     "no inputs": ([], b""),
     "inputs no list": ({"name": "image"}, b""),
     "many": ([raw_input(0, shape=[0])] * 65, b""),
@@ -319,3 +334,71 @@ def test_what_the_strict_reader_refuses_is_refused(text: str) -> None:
             oip.from_base64(text, "x")
     else:
         assert oip.from_base64(text, "x") == expected
+
+
+def test_a_long_text_among_numbers_takes_no_memory() -> None:
+    """NumPy would make a thousand values as wide as it."""
+    body, _ = rest([raw_input(0, data=["A" * 1_000_000, *[""] * 1000], parameters={})])
+    tracemalloc.start()
+    try:
+        with pytest.raises(HttpError, match="no number"):
+            oip.read_rest(body, None)
+        assert tracemalloc.get_traced_memory()[1] < 50e6
+    finally:
+        tracemalloc.stop()
+
+
+@pytest.mark.parametrize("part", [b"[{}],", b"[],", b'"",', b"1,"])
+def test_json_of_countless_parts_is_refused_unread(part: bytes) -> None:
+    body = b'{"inputs":[{"name":"image","datatype":"UINT8","shape":[1],"data":[0]}],"x":['
+    with pytest.raises(HttpError, match=r"more than \d+ of"):
+        oip.read_rest(body + part * (oip.MAX_VALUES + 1) + b"0]}", None)
+
+
+def test_a_picture_of_1080p_fits_into_json() -> None:
+    pixels = np.full((1080, 1920, 3), 200, np.uint8)
+    for data in (pixels.tolist(), pixels.ravel().tolist()):
+        item = raw_input(0, shape=list(pixels.shape), data=data, parameters={})
+        (found,) = images_of(oip.read_rest(rest([item])[0], None), 10**7)
+        np.testing.assert_array_equal(found, pixels)
+
+
+def test_typed_contents_have_a_limit_and_raw_ones_need_none(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    made = message(PIXELS)
+    del made.raw_input_contents[:]
+    made.inputs[0].contents.uint_contents.extend(PIXELS.ravel().tolist())
+    (found,) = images_of(read(made), 35)
+    np.testing.assert_array_equal(found, PIXELS)
+    monkeypatch.setattr(oip, "MAX_VALUES", 104)
+    with pytest.raises(HttpError, match="more than 104 values"):
+        read(made)
+    monkeypatch.setattr(oip, "MAX_TYPED", 100)
+    with pytest.raises(HttpError, match="at most 100 bytes"):
+        read(made)
+    assert images_of(read(message(PIXELS)), 35)
+
+
+def test_what_takes_long_to_read_is_known_before() -> None:
+    pixels = np.zeros((200, 200, 3), np.uint8)
+    raw = message(pixels).SerializeToString()
+    assert not oip.is_slow_message(raw)
+    typed = message(pixels)
+    del typed.raw_input_contents[:]
+    typed.inputs[0].contents.uint_contents.extend(pixels.ravel().tolist())
+    assert oip.is_slow_message(typed.SerializeToString())
+    assert not oip.is_slow_message(b"\xff" * 100_000)
+    assert oip.is_slow(bytes(100_000), None)
+    assert not oip.is_slow(bytes(100_000), "100")
+
+
+def test_an_output_that_there_is_not_is_refused() -> None:
+    reply = oip.Reply((oip.tensor("a", [b"1"]),), "1")
+    body, length = rest([raw_input(PIXELS.nbytes)], PIXELS.tobytes(), outputs=[{"name": "b"}])
+    with pytest.raises(HttpError, match="no output b; there are a"):
+        oip.write_rest(reply, oip.read_rest(body, length), "plates", "")
+    made = message(PIXELS)
+    made.outputs.add(name="b")
+    with pytest.raises(HttpError, match="no output b"):
+        oip.write_grpc(reply, read(made), "plates", "")
