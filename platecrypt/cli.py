@@ -166,11 +166,10 @@ def predict(
 
     What the endpoint refuses is told, and the others go on; exits with 1 then.
     """
-    from platecrypt.errors import PlatecryptError, UnavailableError
     from platecrypt.imaging.bulk import jobs_for
     from platecrypt.imaging.files import write_whole
     from platecrypt.progress import progress
-    from platecrypt.serving.client import Client
+    from platecrypt.serving.client import Client, NoAnswerError
     from platecrypt.settings import read_token
 
     token = read_token(token_file) if token_file else load_settings().endpoint_token
@@ -190,7 +189,7 @@ def predict(
                 if len(jobs) == 1:
                     raise
                 row["error"] = " ".join(str(error).split())
-                if isinstance(error, UnavailableError):  # it would not answer the others either
+                if isinstance(error, NoAnswerError):  # nor would there be one for the others
                     break
             bar(len(rows), len(jobs))
     done = [f"{row['output']}: {row['plates']} plates" for row in rows if not row["error"]]

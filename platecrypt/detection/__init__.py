@@ -7,10 +7,11 @@ that run.
 from platecrypt.detection.backends import Name, Precision
 from platecrypt.detection.engine import CONFIDENCE_KEY, Detections, Detector, find_model
 from platecrypt.detection.letterbox import Letterbox
-from platecrypt.detection.nms import suppress
+from platecrypt.detection.nms import MAX_DETECTIONS, suppress
 
 __all__ = [
     "CONFIDENCE_KEY",
+    "MAX_DETECTIONS",
     "Detections",
     "Detector",
     "Letterbox",

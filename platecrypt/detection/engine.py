@@ -60,13 +60,21 @@ class Detector:
     """
 
     def __init__(
-        self, backend: Backend, *, shape: Shape, confidence: float, iou: float, digest: str
+        self,
+        backend: Backend,
+        *,
+        shape: Shape,
+        confidence: float,
+        iou: float,
+        digest: str,
+        limit: int = MAX_BOXES,
     ) -> None:
         self._backend = backend
         self.size = shape.size
         self.stride = shape.stride
         self.confidence = confidence
         self.iou = iou
+        self.limit = limit
         self.digest = digest
         self.provider = backend.provider
         self.kind = backend.kind
@@ -81,6 +89,7 @@ class Detector:
         iou: float = 0.5,
         backend: Name = "onnxruntime",
         precision: Precision = "f32",
+        limit: int = MAX_BOXES,
     ) -> "Detector":
         """Load an ONNX file as ultralytics exports it: `(B, 3, H, W)` in, `(B, 5, N)` out.
 
@@ -94,6 +103,7 @@ class Detector:
             iou: overlap threshold of non-maximum suppression, 0..1.
             backend: who runs it; "auto" measures, a second at most, and logs what it chose.
             precision: of the arithmetic; what is evaluated is evaluated with "f32".
+            limit: of the boxes of a picture; the best stay. Who publishes takes the default.
 
         Raises:
             BadInputError: the file is missing, damaged, or no detector of one class, or it cannot
@@ -122,6 +132,7 @@ class Detector:
             confidence=confidence,
             iou=iou,
             digest=hashlib.sha256(data).hexdigest(),
+            limit=limit,
         )
 
     def detect(self, pixels: NDArray[np.uint8], *, confidence: float | None = None) -> Detections:
@@ -197,12 +208,7 @@ class Detector:
             raise UnavailableError("the network's answer is no number; nobody knows what it saw")
         centre, half, scores = rows[:2].T, rows[2:4].T / 2, rows[4]
         boxes = np.concatenate([centre - half, centre + half], axis=1)
-        kept = suppress(boxes, scores, iou=self.iou, limit=MAX_BOXES + 1)
-        if len(kept) > MAX_BOXES:
-            raise BadInputError(
-                f"more than {MAX_BOXES} plates are found, with a confidence above {threshold:g}; "
-                "raise it"
-            )
+        kept = suppress(boxes, scores, iou=self.iou, limit=self.limit)
         found = letterbox.to_source(boxes[kept])
         has_area = (found[:, 2] > found[:, 0]) & (found[:, 3] > found[:, 1])
         return Detections(found[has_area], np.asarray(scores[kept][has_area], np.float32))

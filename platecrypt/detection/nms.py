@@ -3,7 +3,8 @@
 import numpy as np
 from numpy.typing import NDArray
 
-MAX_BOXES = 2000  # as many as a picture may have sealed; more are refused, never left out
+MAX_DETECTIONS = 300  # ultralytics' max_det, for what is compared with it
+MAX_BOXES = 2001  # one more than `imaging.regions` takes: a plate too many is refused, not left out
 
 
 def suppress(

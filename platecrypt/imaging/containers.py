@@ -218,6 +218,7 @@ def _jpeg(data: bytes) -> Header:
     places: list[tuple[int, int]] = []
     turned: int | None = None
     quality, sampling = 0, ""
+    frame = 0, 0
     for marker, start, payload_at, end in jpeg_parts(data):
         if marker == _DQT and not quality:
             quality = _quality(data[payload_at : min(end, payload_at + 1 + _CELLS)])
@@ -234,32 +235,35 @@ def _jpeg(data: bytes) -> Header:
                 raise _cut("JPEG")
             size = struct.unpack_from(">HH", data, payload_at + 1)
             sampling = _sampling(data[payload_at + 5 : end])
+            frame = marker, data[payload_at + 5]
     if size is None or insert_at is None:
         raise _cut("JPEG")
-    if data.count(_SCAN, insert_at) > MAX_SCANS and _scans(data, end) > MAX_SCANS:
-        raise BadInputError(
-            f"the JPEG has more than {MAX_SCANS} scans, as no camera or program writes it"
-        )
+    # Where the first scan has all components there is no other: it is not worth a look at the file.
+    if frame not in ((0xC0, data[payload_at]), (0xC1, data[payload_at])):
+        _check_scans(data, end)
     sealed = _join(pieces)
     header = Header("jpeg", size[1], size[0], False, False, sealed, insert_at, turned or 1)
     return replace(header, sealed_at=tuple(places), quality=quality, sampling=sampling)
 
 
-def _scans(data: bytes, at: int) -> int:
-    """How many scans a JPEG has; `at` is where the first one's data begins.
+def _check_scans(data: bytes, at: int) -> None:
+    """Refuse too many; `at` is where the data of the first one begins.
 
     A decoder goes over the whole picture for each, so a small file could keep it busy for hours.
     """
+    if data.count(_SCAN, at) < MAX_SCANS:
+        return
     count = 1
     while found := AFTER_SCAN.search(data, at):
         marker, at = data[found.end() - 1], found.end()
         if marker == _EOI:
-            break
+            return
         count += marker == _SOS
         if count > MAX_SCANS:
-            break
+            raise BadInputError(
+                f"the JPEG has more than {MAX_SCANS} scans, as no camera or program writes it"
+            )
         at += int.from_bytes(data[at : at + 2], "big")
-    return count
 
 
 def _sampling(components: bytes) -> str:

@@ -90,6 +90,10 @@ class ProtectedFile:
     request_id: str
 
 
+class NoAnswerError(UnavailableError):
+    """Nobody answered in time, as opposed to an answer that the picture could not be protected."""
+
+
 class _Caller:
     """What both clients do the same way: they differ in how they wait.
 
@@ -140,7 +144,7 @@ class _Caller:
         return httpx.Timeout(left, connect=min(CONNECT_S, left))
 
     def _silent(self, error: Exception) -> UnavailableError:
-        return UnavailableError(
+        return NoAnswerError(
             f"{self.url} does not answer ({type(error).__name__}); see `platecrypt status`"
         )
 

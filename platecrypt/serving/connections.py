@@ -25,23 +25,27 @@ class Held:
 
 
 class Arrived:
-    """Bytes of one body; they count among the held ones until `leave`."""
+    """Bytes of one body; they count among the held ones until `leave`.
+
+    Attributes:
+        bytes: so many are here.
+    """
 
     def __init__(self, held: Held) -> None:
         self._held = held
-        self._bytes = 0
+        self.bytes = 0
         self._left = False
 
     def add(self, size: int) -> None:
         """More of it is here."""
         if not self._left:
-            self._bytes += size
+            self.bytes += size
             self._held.bytes += size
 
     def leave(self) -> None:
         """The request is over."""
-        self._held.bytes -= self._bytes
-        self._left, self._bytes = True, 0
+        self._held.bytes -= self.bytes
+        self._left, self.bytes = True, 0
 
 
 class Connection(HttpToolsProtocol):

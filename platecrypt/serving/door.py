@@ -145,7 +145,8 @@ class _Visit:
         announced = int(self._lengths[0]) if self._lengths and self._lengths[0].isdigit() else 0
         if announced > self._door.max_body:
             raise _TooLargeError(self._door.max_body)
-        if self._door.held.bytes + announced > self._door.max_held:
+        # What has come with the head is held already.
+        if self._door.held.bytes + announced - self._arrived.bytes > self._door.max_held:
             raise HttpError(429, "too much is on its way in; try again", retry_after=1)
 
     async def receive(self) -> Message:

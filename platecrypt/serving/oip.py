@@ -7,6 +7,7 @@ the bytes themselves.
 """
 
 import math
+import re
 import struct
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field
@@ -28,14 +29,15 @@ MAX_TENSORS = 64
 MAX_AXES = 8
 MAX_ELEMENTS = 1024  # of one BYTES tensor
 MAX_ID = 256
-MAX_VALUES = (
-    2**23
-)  # numbers of a request in JSON or in typed contents; a 1080p picture has 6 million
+# Of a request in JSON or in typed contents; a 1080p picture has 6 million.
+MAX_VALUES = 2**23
 # What the JSON of a request may have: each becomes an object, of up to some hundred bytes.
 MAX_PARTS = {b",": MAX_VALUES, b"[": MAX_VALUES // 2, b"{": 2048, b'"': 16384}
 MAX_TYPED = 48 * 2**20  # bytes of a gRPC message beside its raw tensors
 SLOW = 2**16  # bytes of JSON or of typed contents
 TYPES: dict[str, Any] = {"UINT8": np.uint8, "INT32": np.int32, "FP32": np.float32}
+_NUMBERED = re.compile(r"image_[0-9]{1,4}")
+NO_MESSAGE = "the message is no ModelInferRequest"
 _CONTENTS = {
     "BYTES": "bytes_contents",
     "UINT8": "uint_contents",
@@ -77,18 +79,23 @@ class Request:
     wire: Wire = "v2-json"
     typed: bool = False
 
-    def check_outputs(self, made: Iterable[Tensor]) -> None:
-        """Refuse names of outputs that there are not.
+    def check_outputs(self, known: Iterable[str]) -> None:
+        """Refuse names of outputs that there never are.
+
+        Args:
+            known: names; of an `image` there may be several, `image_0`, ...
 
         Raises:
             HttpError: 400.
         """
-        there = {item.name for item in made}
-        unknown = [name for name in self.outputs if name not in there]
-        if unknown:
-            raise HttpError(
-                400, f"no output {unknown[0][:40]}; there are {', '.join(sorted(there))}"
-            )
+        there = sorted(known)
+        for name in self.outputs:
+            if name not in there and _NUMBERED.fullmatch(name) is None:
+                raise HttpError(400, f"no output {name[:40]}; there are {', '.join(there)}")
+
+    def sends_raw(self, name: str) -> bool:
+        """Whether that output goes out as raw bytes, over REST."""
+        return self.binary is None or name in self.binary
 
     def asks_for(self, name: str) -> bool:
         """Whether the output of that name is wanted."""
@@ -158,14 +165,13 @@ def write_rest(
     """The body of a REST answer in pieces, and the length of its JSON where raw tensors follow."""
     import orjson
 
-    request.check_outputs(reply.outputs)
     outputs, tails = [], list[bytes | memoryview]()
     for made in reply.outputs:
         if not request.asks_for(made.name):
             continue
         item: dict[str, Any] = {"name": made.name, "datatype": made.datatype}
         item["shape"] = list(made.shape)
-        if request.binary is None or made.name in request.binary:
+        if request.sends_raw(made.name):
             raw = raw_bytes(made)
             item["parameters"] = {"binary_data_size": len(raw)}
             tails.append(raw)
@@ -185,6 +191,19 @@ def write_rest(
 
 
 @dataclass(frozen=True)
+class Parts:
+    """A gRPC message in parts: `rest` is what is no raw tensor, `raw` are views of these."""
+
+    rest: bytes
+    raw: tuple[memoryview, ...] = ()
+
+    @property
+    def slow(self) -> bool:
+        """Whether reading it takes so long that others should be served meanwhile."""
+        return len(self.rest) > SLOW
+
+
+@dataclass(frozen=True)
 class Message:
     """A gRPC message: `head` is the protobuf message without its raw tensors, `raw` is these."""
 
@@ -192,8 +211,25 @@ class Message:
     raw: tuple[memoryview, ...] = ()
 
 
-def open_grpc(data: bytes) -> Message:
-    """A serialised `ModelInferRequest`; its raw tensors are views of `data`.
+def split_grpc(data: bytes) -> Parts:
+    """A serialised `ModelInferRequest`, whose raw tensors are not copied.
+
+    Raises:
+        HttpError: 400, it is none; 413, there is too much beside the raw tensors.
+    """
+    from kserve.protocol.grpc.grpc_predict_v2_pb2 import ModelInferRequest
+
+    try:
+        rest, raw = take_out(data, ModelInferRequest.RAW_INPUT_CONTENTS_FIELD_NUMBER)
+    except ValueError:
+        raise HttpError(400, NO_MESSAGE) from None
+    if len(rest) > MAX_TYPED:
+        raise HttpError(413, f"contents have at most {MAX_TYPED} bytes; send raw_input_contents")
+    return Parts(rest, tuple(raw))
+
+
+def open_grpc(parts: Parts) -> Message:
+    """The message of its parts.
 
     Raises:
         HttpError: 400, it is none.
@@ -202,27 +238,9 @@ def open_grpc(data: bytes) -> Message:
     from kserve.protocol.grpc.grpc_predict_v2_pb2 import ModelInferRequest
 
     try:
-        rest, raw = take_out(data, ModelInferRequest.RAW_INPUT_CONTENTS_FIELD_NUMBER)
-        if len(rest) > MAX_TYPED:
-            raise HttpError(
-                413, f"contents have at most {MAX_TYPED} bytes; send raw_input_contents"
-            )
-        return Message(ModelInferRequest.FromString(rest), tuple(raw))
+        return Message(ModelInferRequest.FromString(parts.rest), parts.raw)
     except (ValueError, DecodeError):
-        raise HttpError(400, "the message is no ModelInferRequest") from None
-
-
-def is_slow_message(data: bytes) -> bool:
-    """The same of a gRPC message: its values came in typed contents, not as raw tensors."""
-    from kserve.protocol.grpc.grpc_predict_v2_pb2 import ModelInferRequest
-
-    if len(data) <= SLOW:
-        return False
-    try:
-        _, raw = take_out(data, ModelInferRequest.RAW_INPUT_CONTENTS_FIELD_NUMBER)
-    except ValueError:
-        return False
-    return len(data) - sum(map(len, raw)) > SLOW
+        raise HttpError(400, NO_MESSAGE) from None
 
 
 def read_grpc(message: Message) -> Request:
@@ -261,7 +279,6 @@ def write_grpc(reply: Reply, request: Request, model: str, request_id: str) -> b
     """A serialised `ModelInferResponse` in the form in which the request came."""
     from kserve.protocol.grpc.grpc_predict_v2_pb2 import ModelInferResponse
 
-    request.check_outputs(reply.outputs)
     made = [item for item in reply.outputs if request.asks_for(item.name)]
     answer = ModelInferResponse(
         model_name=model, model_version=reply.version, id=request.id or request_id
@@ -463,7 +480,19 @@ def _check_parts(body: bytes | bytearray, length: int) -> None:
 
 def is_slow(body: bytes | bytearray, header_length: str | None) -> bool:
     """Whether reading a REST request takes so long that others should be served meanwhile."""
-    return header_length is None and len(body) > SLOW
+    if header_length is None or not header_length.isascii() or not header_length.isdigit():
+        return len(body) > SLOW
+    return int(header_length[:12]) > SLOW
+
+
+def is_slow_reply(reply: Reply, request: Request) -> bool:
+    """The same of writing an answer: it has many values as JSON or as typed contents."""
+    return any(
+        isinstance(item.values, np.ndarray)
+        and item.values.nbytes > SLOW
+        and (request.typed if request.wire == "v2-grpc" else not request.sends_raw(item.name))
+        for item in reply.outputs
+    )
 
 
 def _json(head: memoryview) -> dict[str, Any]:

@@ -73,6 +73,7 @@ class Predictor(ServedModel):
         return [
             {"name": "boxes", "datatype": "FP32", "shape": [-1, 4]},
             {"name": "scores", "datatype": "FP32", "shape": [-1]},
+            {"name": "counts", "datatype": "INT32", "shape": [-1]},
         ]
 
     async def predict(

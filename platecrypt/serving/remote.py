@@ -123,8 +123,6 @@ class RemoteDetector:
         except grpc.RpcError as error:
             if error.code() in BUSY:
                 raise HttpError(503, "the predictor does not answer; try again") from None
-            if error.code() == grpc.StatusCode.INVALID_ARGUMENT:
-                raise HttpError(400, "the predictor does not take this picture") from None
             raise HttpError(502, "the predictor failed") from None
 
 

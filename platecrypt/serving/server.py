@@ -82,7 +82,8 @@ STATUS_CODES = {
     503: grpc.StatusCode.UNAVAILABLE,
 }
 
-SLOW_CODEC = ThreadPoolExecutor(1, "codec")  # one at a time: each may take some hundred megabytes
+# One at a time: each may take some hundred megabytes.
+SLOW_CODEC, SLOW_TURN = ThreadPoolExecutor(1, "codec"), asyncio.Semaphore(1)
 
 T = TypeVar("T")
 
@@ -130,6 +131,12 @@ class _Plane(DataPlane):  # type: ignore[misc]
         models = self.model_registry.get_models().values()
         return all([await model.available() for model in models])
 
+    def check_outputs(self, model_name: str, call: oip.Request) -> None:
+        """Refuse an output that the model never has, before the work; see `oip.Request`."""
+        model = self.model_registry.get_model(model_name)
+        if call.outputs and model is not None:
+            call.check_outputs(item["name"] for item in model.get_output_types())
+
     async def model_ready(
         self, model_name: str, disable_predictor_health_check: bool = False
     ) -> bool:
@@ -156,7 +163,7 @@ class _Servicer(InferenceServicer):  # type: ignore[misc]
 
     def __init__(
         self,
-        plane: DataPlane,
+        plane: _Plane,
         repository: ModelRepositoryExtension,
         check: Callable[[str], None] | None,
     ) -> None:
@@ -178,10 +185,10 @@ class _Servicer(InferenceServicer):  # type: ignore[misc]
                 raise HttpError(429, "too much is on its way in; try again")
             if self._check is not None:
                 self._check(given.get("authorization", ""))
-            slow = oip.is_slow_message(data)
-            message = await _codec(slow, oip.open_grpc, data)
+            parts = oip.split_grpc(data)
+            message = await _codec(parts.slow, oip.open_grpc, parts)
             request_id = request_id_of(given.get(REQUEST_ID, "") or message.head.id)
-            answer = await self._infer(message, request_id, dict(trace.headers()), slow=slow)
+            answer = await self._infer(message, request_id, dict(trace.headers()), slow=parts.slow)
             status = 200
             return answer
         except asyncio.CancelledError:
@@ -210,8 +217,10 @@ class _Servicer(InferenceServicer):  # type: ignore[misc]
         self, message: oip.Message, request_id: str, trace: Mapping[str, str], *, slow: bool
     ) -> bytes:
         call, name = await _codec(slow, oip.read_grpc, message), message.head.model_name
+        self._plane.check_outputs(name, call)
         headers = {REQUEST_ID: request_id, **trace}
         reply, _ = await self._plane.infer(name, call, headers)
+        slow = oip.is_slow_reply(reply, call)
         return await _codec(slow, oip.write_grpc, reply, call, name, request_id)
 
 
@@ -360,7 +369,7 @@ async def _serve(
     model.stop()
 
 
-def application(plane: DataPlane, repository: ModelRepositoryExtension) -> FastAPI:
+def application(plane: _Plane, repository: ModelRepositoryExtension) -> FastAPI:
     """Our routes for work, KServe's other endpoints, metrics, and our answers to errors."""
     app = FastAPI(title="platecrypt", docs_url=None, redoc_url=None, openapi_url=None)
     app.add_route("/v1/models/{model_name}:predict", _v1(plane), methods=["POST"])
@@ -403,16 +412,17 @@ def _v1(plane: DataPlane) -> Callable[[Request], Any]:
     return predict
 
 
-def _v2(plane: DataPlane) -> Callable[[Request], Any]:
+def _v2(plane: _Plane) -> Callable[[Request], Any]:
     async def infer(request: Request) -> Response:
         name, headers = request.path_params["model_name"], dict(request.headers)
         if await plane.model_ready(name, True) is False:
             raise kserve_errors.ModelNotReady(name)
         body, head = await _body_of(request), headers.get(oip.HEADER_LENGTH)
-        slow = oip.is_slow(body, head)
-        call = await _codec(slow, oip.read_rest, body, head)
+        call = await _codec(oip.is_slow(body, head), oip.read_rest, body, head)
+        plane.check_outputs(name, call)
         reply, _ = await plane.infer(name, call, headers)
         request_id = headers.get(REQUEST_ID, "")
+        slow = oip.is_slow_reply(reply, call)
         pieces, length = await _codec(slow, oip.write_rest, reply, call, name, request_id)
         if length is None:
             return Response(pieces[0], media_type="application/json")
@@ -426,7 +436,9 @@ async def _codec(slow: bool, work: Callable[..., T], *arguments: Any) -> T:
     """Do it here, or, where it takes long, in the one thread for that: others are served."""
     if not slow:
         return work(*arguments)
-    return await asyncio.get_running_loop().run_in_executor(SLOW_CODEC, work, *arguments)
+    # Whoever waits here goes with what he brought, where he is cancelled; a pool would keep it.
+    async with SLOW_TURN:
+        return await asyncio.get_running_loop().run_in_executor(SLOW_CODEC, work, *arguments)
 
 
 async def _body_of(request: Request) -> bytes | bytearray:

@@ -26,10 +26,10 @@ def make(args: argparse.Namespace) -> Transformer:
     Raises:
         BadInputError: an argument, the model or the key file is wrong.
     """
-    check_protecting(args)
-    if args.batch_size > 1 and args.working == WORKING:
+    if args.working is None:
         # One batch gathers while another is worked on; with fewer threads none would ever be full.
-        args.working = max(WORKING, 2 * args.batch_size)
+        args.working = WORKING if args.batch_size == 1 else max(WORKING, 2 * args.batch_size)
+    check_protecting(args)
     finder = finder_of(args, load_detector(args))
     return transformer(args, LocalDetector(finder, args.model_version))
 
@@ -39,7 +39,7 @@ def main(argv: Sequence[str] | None = None) -> int:
     parser = argument_parser("platecrypt in one process")
     add_detecting(parser)
     add_protecting(parser)
-    parser.set_defaults(enable_grpc=False)
+    parser.set_defaults(enable_grpc=False, working=None)
     return run(make, parser, argv, max_body=lambda args: largest_body(args.max_bytes))
 
 

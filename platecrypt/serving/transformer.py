@@ -82,6 +82,8 @@ class Transformer(ServedModel):
             {"name": "boxes", "datatype": "INT32", "shape": [-1, 4]},
             {"name": "envelopes", "datatype": "BYTES", "shape": [-1]},
             {"name": "records", "datatype": "BYTES", "shape": [-1]},
+            {"name": "detections", "datatype": "FP32", "shape": [-1, 5]},
+            {"name": "detection_counts", "datatype": "INT32", "shape": [-1]},
         ]
 
     async def available(self) -> bool:

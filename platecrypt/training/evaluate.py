@@ -12,7 +12,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from platecrypt.datasets.manifest import ImageRecord, Manifest, Split
-from platecrypt.detection import Detector
+from platecrypt.detection import MAX_DETECTIONS, Detector
 from platecrypt.errors import BadInputError
 from platecrypt.features.quality import DARK_BELOW
 from platecrypt.training import matching
@@ -152,7 +152,7 @@ def evaluate(
     images = manifest.split(split)
     if not any(image.plates for image in images):
         raise BadInputError(f"split {split} has no labelled plate to evaluate on; import more")
-    detector = Detector.load(model, threads=threads, confidence=confidence)
+    detector = Detector.load(model, threads=threads, confidence=confidence, limit=MAX_DETECTIONS)
     confidence = detector.confidence
     looked: list[Looked] = []
     times: list[float] = []

@@ -10,7 +10,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from platecrypt.detection import CONFIDENCE_KEY, Detector
+from platecrypt.detection import CONFIDENCE_KEY, MAX_DETECTIONS, Detector
 from platecrypt.errors import BadInputError, RefusedError, UnavailableError
 from platecrypt.training import matching
 from platecrypt.training.evaluate import read_upright
@@ -110,7 +110,7 @@ def agreement(weights: Path, onnx: Path, images: Sequence[Path], *, config_dir: 
     if not images:
         raise BadInputError("no images to compare ONNX with PyTorch on; import more rides")
     model = _load(weights, config_dir)
-    detector = Detector.load(onnx, confidence=WEAK_CONFIDENCE, iou=NMS_IOU)
+    detector = Detector.load(onnx, confidence=WEAK_CONFIDENCE, iou=NMS_IOU, limit=MAX_DETECTIONS)
     pairs = [_both(model, detector, path) for path in images]
     found = _compare(pairs, CONFIDENCE, None)
     if not found.boxes:

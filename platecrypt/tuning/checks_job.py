@@ -1,6 +1,7 @@
 """What can be wrong with the shape of a trial's Job, by the Kubernetes client's own models.
 
-Katib's webhook reads a `batch/v1` Job strictly: an unknown field or a wrong type is refused.
+Katib's webhook reads a `batch/v1` Job strictly: an unknown field or a wrong type is refused. What
+Kubernetes has learned since these models were made is unknown here as well, and to most Katibs.
 """
 
 from collections.abc import Iterator
@@ -16,7 +17,7 @@ _KINDS: dict[str, tuple[type | tuple[type, ...], str]] = {
     "float": ((int, float), "no number"),
     "datetime": (str, "no time as text"),
 }
-_QUANTITIES = ("limits", "requests", "overhead", "sizeLimit")  # text or numbers
+_QUANTITIES = ("limits", "requests", "overhead", "sizeLimit", "divisor")  # text or numbers
 _PLACEHOLDER = "${trialParameters."
 
 

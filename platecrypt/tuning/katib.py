@@ -123,6 +123,7 @@ class KatibTuner:
         work_dir.mkdir(parents=True, exist_ok=True)
         write_result(found, work_dir)
         if found.ended and not self._keep:
+            cluster.wait_until(None)  # the search is over, and cleaning up has its own patience
             cluster.delete(experiment.name)
         on_event(TuningEvent("finished", found.conditions[-1].message))
         return found
@@ -141,18 +142,17 @@ class KatibTuner:
         while True:
             try:
                 raw = cluster.experiment(experiment.name)
-                if raw is None:
-                    raise _DeletedError
-                happened = watch.look(cluster.trials(experiment.name))
-            except _DeletedError:
-                raise UnavailableError(
-                    f"Experiment {experiment.name} was deleted while it ran; {watch.last_seen()}"
-                ) from None
+                happened = raw is not None and watch.look(cluster.trials(experiment.name))
             except UnavailableError as error:
                 if found is None or not self._late(began):
                     raise UnavailableError(f"{error}; {watch.last_seen()}") from None
                 happened = False
             else:
+                if raw is None:
+                    raise UnavailableError(
+                        f"Experiment {experiment.name} was deleted while it ran; "
+                        f"{watch.last_seen()}"
+                    )
                 found = watch.result(raw, time.monotonic() - began)
                 if found.ended and found.conditions[-1] != before:
                     return found
@@ -165,10 +165,6 @@ class KatibTuner:
 
     def _late(self, began: float) -> bool:
         return self._timeout_s is not None and time.monotonic() - began >= self._timeout_s
-
-
-class _DeletedError(Exception):
-    """The Experiment is gone."""
 
 
 class _Cluster:
@@ -219,18 +215,20 @@ class _Cluster:
             for name, count in wanted.items()
             if count is not None and count != there.get("spec", {}).get(name)
         }
-        if not changed:
-            return None
-        return self._change(experiment, changed, _conditions(there)[-1])
+        last, ran = _conditions(there)[-1], int((there.get("status") or {}).get("trials") or 0)
+        ended = last.type in ("Succeeded", "Failed")
+        more = experiment.max_trials is not None and experiment.max_trials > ran
+        if not changed or (ended and not (more and last.reason == outcome.MAX_TRIALS_REACHED)):
+            return None  # it is what it was: its end is the answer, as with the local engine
+        return self._change(experiment, changed, last if ended else None)
 
     def _change(
-        self, experiment: Experiment, counts: Mapping[str, int], last: Condition
+        self, experiment: Experiment, counts: Mapping[str, int], last: Condition | None
     ) -> Condition | None:
         """Give it other counts; what has ended goes on if its policy says so."""
         shown = ", ".join(f"{name} {count}" for name, count in counts.items())
-        ended = last.type in ("Succeeded", "Failed")
         policy = experiment.resume_policy
-        if ended and (last.reason != outcome.MAX_TRIALS_REACHED or policy not in RESTARTABLE):
+        if last and policy not in RESTARTABLE:
             raise BadInputError(
                 f"{experiment.name} has ended on the cluster ({last.reason}) and its resumePolicy "
                 f"is {policy}, so it does not go on with {shown}; give this one another name with "
@@ -247,7 +245,7 @@ class _Cluster:
         except AnswerError as answer:
             raise _explained(answer) from None
         self._note(f"it goes on with {shown}")
-        return last if ended else None
+        return last
 
     def experiment(self, name: str) -> dict[str, Any] | None:
         """The Experiment as it is now; None when there is none."""

@@ -138,7 +138,10 @@ class Proposer:
             if earlier and not known:
                 raise BadInputError("this search began without earlier results; use a new work dir")
             if earlier and self.study.user_attrs.get(EARLIER_DIGEST, digest) != digest:
-                raise BadInputError("this search began with other results; use a new work dir")
+                raise BadInputError(
+                    "this search began with other earlier results; go on without --warm-start, or "
+                    "use a new work dir"
+                )
             return int(known)
         # Killed in the middle of this, a search begins with those that are missing.
         there = len(self.study.get_trials(deepcopy=False))

@@ -247,8 +247,11 @@ def test_more_trials_go_on_as_the_resume_policy_says(tmp_path: Path) -> None:
                 with pytest.raises(BadInputError, match="does not go on with maxTrialCount 8"):
                     tuner.run(ended(policy, 8), tmp_path / policy)
                 continue
+            fewer = ended(policy, 3)  # nothing to go on with: the end that there is counts
+            assert len(tuner.run(fewer, tmp_path / policy).trials) == 4
             api.life += [frame(first, CREATED, done), frame(more, CREATED, RUNNING)]
             api.life += [frame(more, CREATED, again)]
+            api.frame = 0
             assert len(tuner.run(ended(policy, 8), tmp_path / policy).trials) == 8
             assert api.experiment is not None
             assert api.experiment["spec"]["maxTrialCount"] == 8

@@ -164,6 +164,11 @@ class KubernetesApi:
         counts = {"maxTrialCount", "maxFailedTrialCount", "parallelTrialCount"}
         if query != wanted or not set(body["spec"]) <= counts:
             return 400, failure(400, "only the counts are editable")
+        ran = len(self.life[min(self.frame, len(self.life) - 1)]["trials"])
+        if body["spec"].get("maxTrialCount", self.experiment["spec"]["maxTrialCount"]) <= ran:
+            return 400, failure(
+                400, f"maxTrialCount must be greater than status.trials count: {ran}"
+            )
         self.experiment["spec"] = {**self.experiment["spec"], **body["spec"]}
         return 200, self.experiment
 
@@ -188,6 +193,7 @@ class KubernetesApi:
         following = self.life[min(self.frame, len(self.life) - 1)]
         self.experiment["status"] = {
             "startTime": NOW,
+            "trials": len(following.get("trials", [])),
             "conditions": following.get("conditions", []),
         }
         return 200, self.experiment

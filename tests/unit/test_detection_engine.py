@@ -10,6 +10,8 @@ from onnx import TensorProto, helper
 
 from platecrypt.detection import Detector, Letterbox, find_model
 from platecrypt.errors import BadInputError, UnavailableError
+from platecrypt.imaging import regions
+from platecrypt.imaging.regions import MAX_BOXES as MOST
 from platecrypt.serving.local import LocalDetector
 from platecrypt.serving.refusals import HttpError
 
@@ -234,12 +236,13 @@ def test_what_is_no_number_below_the_threshold_is_nobodys_box(tmp_path: Path) ->
 
 
 def test_no_plate_is_left_out_however_many_there_are(model: Path) -> None:
-    """Either all of them are told, or the picture is refused."""
+    """Either all of them are told, or one more than a picture may have, which is refused."""
     detector = Detector.load(model)
     letterbox = Letterbox(320, 320, 320)
     across, down = np.meshgrid(np.arange(0, 320, 5) + 2, np.arange(0, 320, 5) + 2)
     every = np.full((5, across.size), 4, np.float32)
     every[0], every[1], every[4] = across.ravel(), down.ravel(), 0.9
-    assert len(detector._read(every[:, :2000], letterbox, 0.25)) == 2000
-    with pytest.raises(BadInputError, match="more than 2000 plates"):
-        detector._read(every[:, :2001], letterbox, 0.25)
+    assert len(detector._read(every[:, :2000], letterbox, 0.25)) == MOST
+    found = detector._read(every, letterbox, 0.25)
+    with pytest.raises(BadInputError, match="are more than the 2000 one picture may have"):
+        regions(found.boxes, 320, 320)

@@ -1,5 +1,6 @@
 """Picture files are decoded upright and whole, or refused in one line before memory is spent."""
 
+import contextlib
 import hashlib
 import io
 import struct
@@ -267,6 +268,21 @@ def test_a_small_file_cannot_keep_the_decoder_busy_for_hours() -> None:
     at = data.rindex(b"\xff\xda")  # an end of the picture inside of a comment is none
     hidden = data[:at] + jpeg_segment(0xFE, b"\xff\xd9") + data[at:]
     assert "more than 100 scans" in one_line(hidden)
+
+
+def test_a_sequential_file_of_many_scans_is_refused_as_well() -> None:
+    """Its first scan has one component of three, so that a decoder waits for others."""
+    out = io.BytesIO()
+    Pillow.fromarray(picture()).save(out, "JPEG")
+    data = out.getvalue()
+    at = data.index(b"\xff\xda")
+    head, coded = data[at : at + 14], data[at + 14 : -2]
+    one = head[:3] + b"\x08\x01" + head[5:7] + head[11:]
+    many = data[:at] + (one + coded) * 102 + data[-2:]
+    assert "more than 100 scans" in one_line(many)
+    whole = data[:at] + (head + coded) * 102 + data[-2:]  # libjpeg ends after the first
+    with contextlib.suppress(BadInputError):
+        decode(whole)
 
 
 def test_marks_of_scans_in_metadata_or_behind_the_picture_are_none() -> None:

@@ -40,7 +40,7 @@ def message(pixels: np.ndarray[Any, Any], **parameters: InferParameter) -> Any:
 
 
 def read(made: Any) -> oip.Request:
-    return oip.read_grpc(oip.open_grpc(made.SerializeToString()))
+    return oip.read_grpc(oip.open_grpc(oip.split_grpc(made.SerializeToString())))
 
 
 def rest(inputs: Any, tail: bytes = b"", **more: Any) -> tuple[bytes, str]:
@@ -283,7 +283,7 @@ def test_a_damaged_message_is_a_job_or_a_refusal(raw: bytes, at: int, cut: int) 
     data = whole[:at] + raw + whole[at + cut :]
 
     def job() -> Any:
-        return oip.read_grpc(oip.open_grpc(data))
+        return oip.read_grpc(oip.open_grpc(oip.split_grpc(data)))
 
     assert outcome(job) in (200, 400, 413)
 
@@ -309,7 +309,7 @@ def test_raw_tensors_are_taken_out_wherever_they_stand(parts: list[bytes], first
 def test_a_message_of_countless_fields_is_refused_at_once() -> None:
     for data in (b"\x3a\x00" * 10_000, b"\x08\x01" * 10_000, b"\xff" * 10_000, b"\x0b\x0c"):
         with pytest.raises(HttpError, match="no ModelInferRequest"):
-            oip.open_grpc(data)
+            oip.split_grpc(data)
 
 
 @given(st.binary(max_size=40))
@@ -380,25 +380,33 @@ def test_typed_contents_have_a_limit_and_raw_ones_need_none(
     assert images_of(read(message(PIXELS)), 35)
 
 
-def test_what_takes_long_to_read_is_known_before() -> None:
+def test_what_takes_long_is_known_before() -> None:
     pixels = np.zeros((200, 200, 3), np.uint8)
-    raw = message(pixels).SerializeToString()
-    assert not oip.is_slow_message(raw)
+    raw = message(pixels)
+    assert not oip.split_grpc(raw.SerializeToString()).slow
     typed = message(pixels)
     del typed.raw_input_contents[:]
     typed.inputs[0].contents.uint_contents.extend(pixels.ravel().tolist())
-    assert oip.is_slow_message(typed.SerializeToString())
-    assert not oip.is_slow_message(b"\xff" * 100_000)
-    assert oip.is_slow(bytes(100_000), None)
-    assert not oip.is_slow(bytes(100_000), "100")
+    assert oip.split_grpc(typed.SerializeToString()).slow
+    body = bytes(100_000)
+    for length, slow in ((None, True), ("100", False), ("100000", True), ("x", True)):
+        assert oip.is_slow(body, length) is slow
+    reply = oip.Reply((oip.tensor("image", pixels),), "1")
+    assert not oip.is_slow_reply(reply, read(raw))
+    assert oip.is_slow_reply(reply, read(typed))
+    for binary in (False, True):
+        parameters = {"binary_data_output": binary}
+        asked = oip.read_rest(
+            *rest([raw_input(PIXELS.nbytes)], PIXELS.tobytes(), parameters=parameters)
+        )
+        assert oip.is_slow_reply(reply, asked) is not binary
 
 
 def test_an_output_that_there_is_not_is_refused() -> None:
-    reply = oip.Reply((oip.tensor("a", [b"1"]),), "1")
     body, length = rest([raw_input(PIXELS.nbytes)], PIXELS.tobytes(), outputs=[{"name": "b"}])
-    with pytest.raises(HttpError, match="no output b; there are a"):
-        oip.write_rest(reply, oip.read_rest(body, length), "plates", "")
+    with pytest.raises(HttpError, match="no output b; there are a, image"):
+        oip.read_rest(body, length).check_outputs(["image", "a"])
     made = message(PIXELS)
-    made.outputs.add(name="b")
-    with pytest.raises(HttpError, match="no output b"):
-        oip.write_grpc(reply, read(made), "plates", "")
+    made.outputs.add(name="a")
+    made.outputs.add(name="image_7")
+    read(made).check_outputs(["image", "a"])

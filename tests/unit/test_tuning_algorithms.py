@@ -319,7 +319,7 @@ def test_other_earlier_results_than_it_began_with_are_refused(tmp_path: Path) ->
     Proposer(made, tmp_path, first)
     assert Proposer(made, tmp_path, first).earlier == 1
     assert Proposer(made, tmp_path).earlier == 1
-    with pytest.raises(BadInputError, match="began with other results"):
+    with pytest.raises(BadInputError, match="began with other earlier results"):
         Proposer(made, tmp_path, second)
 
 
