@@ -212,6 +212,14 @@ class AnswerError(Exception):
         return UnavailableError(f"the cluster answers {self}")
 
 
+def model_of(kind: str) -> Any:
+    """The Kubernetes client's model of that name, which tells its fields and types; or None."""
+    from kubernetes import client
+
+    found = getattr(client, kind, None)
+    return found if hasattr(found, "attribute_map") else None
+
+
 def _connect(kubeconfig: Path | None) -> tuple[Any, str]:
     """The custom objects API of the cluster in force, and the namespace of its context."""
     from kubernetes import client, config

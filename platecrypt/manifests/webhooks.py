@@ -18,11 +18,16 @@ def webhooks(group: ManifestSet, schemas: Schemas) -> Iterator[Finding]:
     for item in group.of("Experiment"):
         if item.group != "kubeflow.org":
             continue
-        for problem in experiment_problems(item.document):
-            field, _, message = problem.partition(": ")
-            yield item.finding(field, "katib", message)
         trial = mapping(mapping(item.spec.get("trialTemplate")).get("trialSpec"))
         where = "spec.trialTemplate.trialSpec"
         version, kind = str(trial.get("apiVersion")), str(trial.get("kind"))
-        for path, message in schemas.fragment(version, kind, trial):
-            yield item.finding(f"{where}.{path}" if path else where, "schema", message)
+        told = {
+            f"{where}.{path}" if path else where: message
+            for path, message in schemas.fragment(version, kind, trial)
+        }
+        for field, message in told.items():
+            yield item.finding(field, "schema", message)
+        for problem in experiment_problems(item.document):
+            field, _, message = problem.partition(": ")
+            if field not in told:
+                yield item.finding(field, "katib", message)

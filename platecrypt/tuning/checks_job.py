@@ -7,6 +7,7 @@ Kubernetes has learned since these models were made is unknown here as well, and
 from collections.abc import Iterator
 from typing import Any
 
+from platecrypt.cluster import model_of
 from platecrypt.tuning.fields import integer, number
 
 # What the models call a field's type, and what is said of a value that is not of it.
@@ -40,12 +41,10 @@ def wrong_gpus(limits: dict[str, Any], resource: str, where: str) -> Iterator[st
 
 
 def _wrong(value: Any, kind: str, where: str) -> Iterator[str]:
-    from kubernetes import client
-
     if isinstance(value, str) and value.startswith(_PLACEHOLDER):
         return
     listed, mapped = kind.startswith("list["), kind.startswith("dict(")
-    model = getattr(client, kind, None)
+    model = model_of(kind)
     if listed and isinstance(value, list):
         for index, item in enumerate(value):
             yield from _wrong(item, kind[5:-1], f"{where}[{index}]")
@@ -53,11 +52,11 @@ def _wrong(value: Any, kind: str, where: str) -> Iterator[str]:
         inner = kind[5:-1].split(", ")[1]
         for name, item in value.items():
             yield from _wrong(item, inner, f"{where}.{name}")
-    elif hasattr(model, "attribute_map") and isinstance(value, dict):
+    elif model is not None and isinstance(value, dict):
         yield from _wrong_fields(value, model, where)
     elif listed:
         yield f"{where}: a list, not {value!r:.60}"
-    elif mapped or hasattr(model, "attribute_map"):
+    elif mapped or model is not None:
         yield f"{where}: a mapping, not {value!r:.60}"
     elif kind in _KINDS and not _is(value, kind):
         yield f"{where} {value!r:.60}: {_KINDS[kind][1]}"

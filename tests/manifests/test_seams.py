@@ -31,10 +31,10 @@ from platecrypt.settings import ENV_PREFIX, Settings
 from platecrypt.tuning.katib import KatibTuner
 
 from ..contract.test_kserve_engine import FAST, MODES, ONE, TWO, release, service
-from ..contract.test_tuner_engines import SCENARIOS, experiment
+from ..contract.test_tuner_engines import CREATED, RUNNING, SCENARIOS, experiment
 from ..pipeline.test_cluster import PACKAGE, KubeflowPipelines, settings_for
 from ..support.kserve_api import KServeApi
-from ..support.kubernetes_api import KubernetesApi
+from ..support.kubernetes_api import KubernetesApi, frame
 
 ROOT = Path(__file__).parents[2]
 OVERLAYS = sorted(p.parent.name for p in ROOT.glob("infra/kustomize/overlays/*/kustomization.yaml"))
@@ -171,7 +171,13 @@ def run_tuner(folder: Path) -> list[Any]:
         for keep in (True, False):  # the second call follows the first one's Experiment
             tuner = KatibTuner(kubeconfig=config, poll_s=FAST, timeout_s=10.0, keep=keep)
             tuner.run(experiment(scenario), folder / "work")
-        return list(api.seen)
+    seen = list(api.seen)
+    with KubernetesApi([frame([], CREATED, RUNNING)]).serving() as api:
+        config = api.kubeconfig(folder / "config")
+        for failed in (1, 2):  # the second call gives it another count
+            tuner = KatibTuner(kubeconfig=config, poll_s=FAST, timeout_s=0.1)
+            tuner.run(experiment(scenario).with_counts(max_failed=failed), folder / "work")
+    return seen + list(api.seen)
 
 
 @pytest.mark.parametrize("room", ACCOUNTS)

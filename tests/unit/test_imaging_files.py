@@ -437,10 +437,8 @@ def test_encoded_anew_with_its_segments_the_plates_come_back_as_pixels() -> None
     with Image.open(io.BytesIO(found.data)) as image:
         out = io.BytesIO()
         image.save(out, "JPEG", quality=60, subsampling=0)
-    start = found.data.index(b"\xff\xe9")
-    end = found.data.rindex(b"\xff\xe9")
-    end += 2 + int.from_bytes(found.data[end + 2 : end + 4], "big")
-    anew = out.getvalue()[:2] + found.data[start:end] + out.getvalue()[2:]
+    segments = [found.data[start:end] for start, end in read_header(found.data).sealed_at]
+    anew = out.getvalue()[:2] + b"".join(segments) + out.getvalue()[2:]
     back = recover(anew, RING)
     assert back.file is None
     full = decode(source).pixels
