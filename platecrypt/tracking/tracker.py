@@ -10,6 +10,7 @@ import logging
 import os
 import signal
 import tempfile
+import threading
 import time
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
@@ -498,13 +499,47 @@ def _quoted(value: str) -> str:
 
 
 @contextlib.contextmanager
+def _undisturbed() -> Iterator[None]:
+    """SIGTERM and Ctrl-C wait until a call is over; a second one does not.
+
+    Cut off within a transaction a connection may be lost with it, and the database stays locked
+    for this process: for the call, too, that would have told how the run ended.
+    """
+    came: list[int] = []
+    before: dict[int, Any] = {}
+
+    def wait(number: int, frame: FrameType | None) -> None:
+        came.append(number)
+        if len(came) > 1:
+            _restore(before)
+            signal.raise_signal(number)
+
+    if threading.current_thread() is threading.main_thread():
+        for number in (signal.SIGTERM, signal.SIGINT):
+            if signal.getsignal(number) is not None:  # else it is not Python's
+                before[number] = signal.signal(number, wait)
+    try:
+        yield
+    finally:
+        _restore(before)
+        if came:
+            signal.raise_signal(came[0])
+
+
+def _restore(handlers: Mapping[int, Any]) -> None:
+    for number, handler in handlers.items():
+        signal.signal(number, handler)
+
+
+@contextlib.contextmanager
 def _explained() -> Iterator[None]:
     """Turn what MLflow, its database and its HTTP client raise into one line."""
     from mlflow.exceptions import MlflowException
     from sqlalchemy.exc import SQLAlchemyError
 
     try:
-        yield
+        with _undisturbed():
+            yield
     except PlatecryptError:
         raise
     except (MlflowException, SQLAlchemyError, OSError) as error:

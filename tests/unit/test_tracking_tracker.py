@@ -5,6 +5,7 @@ import os
 import signal
 import subprocess
 import sys
+import time
 from pathlib import Path
 
 import pytest
@@ -12,6 +13,7 @@ import pytest
 from platecrypt.errors import BadInputError, PlatecryptError, RefusedError, UnavailableError
 from platecrypt.settings import Settings
 from platecrypt.tracking import ModelVersion, Tracker
+from platecrypt.tracking import tracker as tracker_module
 
 pytestmark = pytest.mark.slow  # MLflow takes seconds to import, and makes a database for each test
 
@@ -114,6 +116,55 @@ with Tracker(Settings(home=Path({str(tmp_path)!r}))).start_run("slow") as run:
     finally:
         child.kill()
     assert Tracker(Settings(home=tmp_path)).run_status(run_id) == "KILLED"
+
+
+def test_a_signal_at_any_moment_closes_the_run_and_leaves_no_lock(tmp_path: Path) -> None:
+    """Cut off within a transaction, the database would stay locked, now and then."""
+    program = f"""
+import itertools, os, random, signal
+from pathlib import Path
+from platecrypt.settings import Settings
+from platecrypt.tracking import Tracker
+random.seed(2)
+signal.signal(signal.SIGINT, signal.default_int_handler)
+signal.signal(signal.SIGALRM, lambda *_: signal.raise_signal(next(signals)))
+signals = itertools.cycle((signal.SIGTERM, signal.SIGINT))
+tracker = Tracker(Settings(home=Path({str(tmp_path)!r})))
+tracker.end(tracker.begin("first"))
+for turn in range(150):
+    try:
+        with tracker.start_run("slow") as run:
+            signal.setitimer(signal.ITIMER_REAL, random.uniform(0.0005, 0.02))
+            for step in itertools.count():
+                run.log_metrics({{"loss": 0.5, "recall": 0.5}}, step=step)
+    except (SystemExit, KeyboardInterrupt):
+        print(tracker.run_status(run.run_id), flush=True)
+"""
+    done = subprocess.run(
+        [sys.executable, "-c", program], capture_output=True, text=True, timeout=120, check=False
+    )
+    assert done.stdout.split() == ["KILLED"] * 150, done.stderr
+
+
+def test_a_second_signal_does_not_wait_for_the_call() -> None:
+    went_on = False
+
+    def call() -> None:
+        nonlocal went_on
+        with tracker_module._undisturbed():
+            time.sleep(30)
+            went_on = True
+
+    before = signal.signal(signal.SIGALRM, lambda *_: signal.raise_signal(signal.SIGINT))
+    try:
+        signal.setitimer(signal.ITIMER_REAL, 0.2, 0.4)
+        with pytest.raises(KeyboardInterrupt):
+            call()
+    finally:
+        signal.setitimer(signal.ITIMER_REAL, 0)
+        signal.signal(signal.SIGALRM, before)
+    assert not went_on
+    assert signal.getsignal(signal.SIGINT) is signal.default_int_handler
 
 
 def test_the_same_model_is_registered_once(tracker: Tracker, tmp_path: Path) -> None:
