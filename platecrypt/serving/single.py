@@ -28,7 +28,7 @@ def make(args: argparse.Namespace) -> Transformer:
     """
     if args.working is None:
         # One batch gathers while another is worked on; with fewer threads none would ever be full.
-        args.working = WORKING if args.batch_size == 1 else max(WORKING, 2 * args.batch_size)
+        args.working = max(WORKING, 2 * args.batch_size)
     check_protecting(args)
     finder = finder_of(args, load_detector(args))
     return transformer(args, LocalDetector(finder, args.model_version))

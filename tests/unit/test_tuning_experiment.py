@@ -88,6 +88,11 @@ def put(*path: str | int) -> Callable[[Any], Change]:
     return with_value
 
 
+def tpe(**settings: str) -> Change:
+    rows = [{"name": name, "value": value} for name, value in settings.items()]
+    return put("spec", "algorithm")({"algorithmName": "tpe", "algorithmSettings": rows})
+
+
 SPEC = "spec"
 PARAMETER = (SPEC, "parameters", 0)
 SPACE = (*PARAMETER, "feasibleSpace")
@@ -249,27 +254,11 @@ WRONG: list[tuple[Change, str]] = [
         "wider than a double can tell",
     ),
     (
-        put(SPEC, "algorithm")(
-            {
-                "algorithmName": "tpe",
-                "algorithmSettings": [
-                    {"name": "n_startup_trials", "value": "5.0"},
-                    {"name": "random_state", "value": "4294967296"},
-                ],
-            }
-        ),
+        tpe(n_startup_trials="5.0", random_state="4294967296"),
         "n_startup_trials is a whole number.*random_state is a whole number from 0 to 4294967295",
     ),
     (
-        put(SPEC, "algorithm")(
-            {
-                "algorithmName": "tpe",
-                "algorithmSettings": [
-                    {"name": "n_EI_candidates", "value": "5"},
-                    {"name": "n_ei_candidates", "value": "9"},
-                ],
-            }
-        ),
+        tpe(n_EI_candidates="5", n_ei_candidates="9"),
         "n_EI_candidates and n_ei_candidates are the same",
     ),
 ]
